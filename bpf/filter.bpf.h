@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The filters that every tool has: --pid, --tid, --uid, --comm, --cgroup. */
+#ifndef KSCOPE_FILTER_BPF_H
+#define KSCOPE_FILTER_BPF_H
+
+#include "kscope.bpf.h"
+
+#define KSCOPE_FILTER_MAX 32
+
+/* Constant at load time: the verifier removes what is not asked for. An empty list passes all. */
+struct kscope_filter {
+	__u64 cgroup[KSCOPE_FILTER_MAX];
+	__u32 cgroup_level[KSCOPE_FILTER_MAX];
+	__u32 tgid[KSCOPE_FILTER_MAX];
+	__u32 tid[KSCOPE_FILTER_MAX];
+	__u32 uid[KSCOPE_FILTER_MAX];
+	__u8 comm[KSCOPE_COMM_LEN];
+	__u32 cgroups;
+	__u32 tgids;
+	__u32 tids;
+	__u32 uids;
+	__u32 comm_len;
+	__u32 own_tgid; /* the tool's own process, which is never traced */
+};
+
+const volatile struct kscope_filter filter;
+
+static __always_inline bool filter_list(const volatile __u32 *list, __u32 len, __u32 value)
+{
+	for (__u32 i = 0; i < KSCOPE_FILTER_MAX && i < len; i++)
+		if (list[i] == value)
+			return true;
+	return !len;
+}
+
+/* A cgroup passes with everything below it. */
+static __always_inline bool filter_current_cgroup(void)
+{
+	for (__u32 i = 0; i < KSCOPE_FILTER_MAX && i < filter.cgroups; i++)
+		if (bpf_get_current_ancestor_cgroup_id(filter.cgroup_level[i]) == filter.cgroup[i])
+			return true;
+	return !filter.cgroups;
+}
+
+/* The name contains --comm, as in bcc. */
+static __always_inline bool filter_comm(const char *comm)
+{
+	for (__u32 start = 0; start < KSCOPE_COMM_LEN; start++) {
+		__u32 same = 0;
+
+		if (start + filter.comm_len > KSCOPE_COMM_LEN)
+			break;
+		for (__u32 i = 0; i < KSCOPE_COMM_LEN && i < filter.comm_len; i++)
+			if (start + i < KSCOPE_COMM_LEN && comm[start + i] == filter.comm[i])
+				same++;
+		if (same == filter.comm_len)
+			return true;
+	}
+	return false;
+}
+
+/* For hooks that run in the task that their event is about, and for no other. */
+static __always_inline bool filter_current(void)
+{
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+
+	if (pid_tgid >> 32 == filter.own_tgid ||
+	    !filter_list(filter.tgid, filter.tgids, pid_tgid >> 32) ||
+	    !filter_list(filter.tid, filter.tids, pid_tgid))
+		return false;
+	if (filter.uids && !filter_list(filter.uid, filter.uids, bpf_get_current_uid_gid()))
+		return false;
+	if (filter.comm_len) {
+		char comm[KSCOPE_COMM_LEN] = {};
+
+		bpf_get_current_comm(comm, sizeof(comm));
+		if (!filter_comm(comm))
+			return false;
+	}
+	return filter_current_cgroup();
+}
+
+#endif

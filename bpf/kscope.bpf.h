@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What every program of the suite includes first. */
+#ifndef KSCOPE_BPF_H
+#define KSCOPE_BPF_H
+
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+#include <bpf/bpf_core_read.h>
+
+#define KSCOPE_COMM_LEN 16
+
+/*
+ * Read a field of a kernel object in code that serves several ways of hooking. btf, a compile-time
+ * constant, says that ptr is an argument of a tp_btf, fentry or fexit program: then the load is
+ * direct and costs next to nothing, else it goes through a probe read (about 20 ns).
+ */
+#define FIELD(btf, ptr, field) ((btf) ? (ptr)->field : BPF_CORE_READ(ptr, field))
+
+/* A field of the running task; bpf_get_current_task_btf() came with 5.11. */
+#define CURRENT(field)                                                                             \
+	(bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf) ?             \
+		 bpf_get_current_task_btf()->field :                                               \
+		 BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), field))
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#endif

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The system call that a task is in, from the registers that the kernel keeps until it returns. */
+#ifndef KSCOPE_SYSCALL_BPF_H
+#define KSCOPE_SYSCALL_BPF_H
+
+#include "kscope.bpf.h"
+
+#if defined(__TARGET_ARCH_x86)
+
+#define X32_SYSCALL_BIT 0x40000000
+#define TS_COMPAT 2
+
+#define SYSCALL_NR(btf, regs) ((int)FIELD(btf, regs, orig_ax) & ~X32_SYSCALL_BIT)
+#define SYSCALL_IS_COMPAT() (CURRENT(thread_info.status) & TS_COMPAT)
+#define SYSCALL_ARG1(btf, regs, compat)                                                            \
+	((compat) ? (__u32)FIELD(btf, regs, bx) : FIELD(btf, regs, di))
+#define SYSCALL_ARG2(btf, regs, compat)                                                            \
+	((compat) ? (__u32)FIELD(btf, regs, cx) : FIELD(btf, regs, si))
+#define SYSCALL_ARG3(btf, regs, compat)                                                            \
+	((compat) ? (__u32)FIELD(btf, regs, dx) : FIELD(btf, regs, dx))
+#define SYSCALL_ARG4(btf, regs, compat)                                                            \
+	((compat) ? (__u32)FIELD(btf, regs, si) : FIELD(btf, regs, r10))
+#define SYSCALL_ARG5(btf, regs, compat)                                                            \
+	((compat) ? (__u32)FIELD(btf, regs, di) : FIELD(btf, regs, r8))
+
+/* Of 64-bit callers; -1: this architecture has no such call. */
+#define NR_OPEN 2
+#define NR_CREAT 85
+#define NR_OPENAT 257
+#define NR_OPENAT2 437
+#define NR_EXECVE 59
+#define NR_EXECVEAT 322
+/* Of 32-bit callers. */
+#define NR_COMPAT_OPEN 5
+#define NR_COMPAT_CREAT 8
+#define NR_COMPAT_OPENAT 295
+#define NR_COMPAT_OPENAT2 437
+#define NR_COMPAT_EXECVE 11
+#define NR_COMPAT_EXECVEAT 358
+
+#elif defined(__TARGET_ARCH_arm64)
+
+#define TIF_32BIT 22
+
+#define SYSCALL_NR(btf, regs) ((int)FIELD(btf, regs, syscallno))
+#define SYSCALL_IS_COMPAT() ((CURRENT(thread_info.flags) >> TIF_32BIT) & 1)
+/* The first argument's own register holds the result by now. */
+#define SYSCALL_ARG1(btf, regs, compat) FIELD(btf, regs, orig_x0)
+#define SYSCALL_ARG2(btf, regs, compat) FIELD(btf, regs, regs[1])
+#define SYSCALL_ARG3(btf, regs, compat) FIELD(btf, regs, regs[2])
+#define SYSCALL_ARG4(btf, regs, compat) FIELD(btf, regs, regs[3])
+#define SYSCALL_ARG5(btf, regs, compat) FIELD(btf, regs, regs[4])
+
+#define NR_OPEN -1
+#define NR_CREAT -1
+#define NR_OPENAT 56
+#define NR_OPENAT2 437
+#define NR_EXECVE 221
+#define NR_EXECVEAT 281
+#define NR_COMPAT_OPEN 5
+#define NR_COMPAT_CREAT 8
+#define NR_COMPAT_OPENAT 322
+#define NR_COMPAT_OPENAT2 437
+#define NR_COMPAT_EXECVE 11
+#define NR_COMPAT_EXECVEAT 387
+
+#else
+#error "bpf/syscall.bpf.h does not know this architecture's registers"
+#endif
+
+#endif

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The options that every tool has, and how their values are read.
+
+use std::time::Duration;
+
+use clap::Arg;
+use clap::ArgAction;
+use clap::Args;
+use clap::Command;
+use clap::ValueEnum;
+
+use crate::names;
+use crate::names::Cgroup;
+
+/// The most entries of one filter's list: `KSCOPE_FILTER_MAX` in bpf/filter.bpf.h.
+pub const FILTER_MAX: usize = 32;
+const COMM_MAX: usize = 15;
+
+/// How a row's time is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Timestamps {
+    /// Local time of day, HH:MM:SS
+    Time,
+    /// Seconds since the tool began to trace
+    Elapsed,
+    /// RFC 3339 in UTC with nanoseconds
+    Rfc3339,
+}
+
+/// Options of every tool.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Options of every kscope tool")]
+pub struct Common {
+    /// Print JSON, one object a line: a header, the data, a footer (see docs/output.md)
+    #[arg(long)]
+    pub json: bool,
+    /// Print no table header
+    #[arg(long)]
+    pub no_header: bool,
+    /// Print the time of each row or interval
+    #[arg(long, value_name = "KIND", num_args = 0..=1, require_equals = true, default_missing_value = "time")]
+    pub timestamps: Option<Timestamps>,
+    /// Stop after this time: seconds, or with a unit as in 500ms, 10s, 5m, 1h
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Exit with status 3 if any event was lost
+    #[arg(long)]
+    pub strict: bool,
+    /// Say on stderr which hooks were taken, and what libbpf says
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Attach, print the header, and exit
+    #[arg(long, hide = true)]
+    pub dry_run: bool,
+    /// Print the JSON Schema of --json, and exit
+    #[arg(long, hide = true)]
+    pub json_schema: bool,
+}
+
+/// The size of the buffer between the kernel and a tool that prints events.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Options of every kscope tool")]
+pub struct Buffer {
+    /// Size of the buffer between kernel and tool: bytes, or with a unit as in 512K, 8M; rounded up to a
+    /// power of two of at least a page
+    #[arg(long = "buffer", value_name = "SIZE", value_parser = buffer_size, default_value = "8M")]
+    pub size: u32,
+}
+
+/// Which tasks to trace.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Filters: a list is separated by commas")]
+pub struct Filter {
+    /// Trace these processes only
+    #[arg(short, long = "pid", value_name = "PID", value_delimiter = ',', value_parser = id)]
+    pub pid: Vec<u32>,
+    /// Trace these threads only
+    #[arg(long = "tid", value_name = "TID", value_delimiter = ',', value_parser = id)]
+    pub tid: Vec<u32>,
+    /// Trace tasks of these users only, by name or number
+    #[arg(long = "uid", value_name = "USER", value_delimiter = ',', value_parser = names::uid)]
+    pub uid: Vec<u32>,
+    /// Trace threads whose name contains this only
+    #[arg(long = "comm", value_name = "NAME", value_parser = comm)]
+    pub comm: Option<String>,
+    /// Trace tasks in this cgroup and below only: a path in a cgroup2 file system
+    #[arg(long = "cgroup", value_name = "PATH", value_parser = cgroup2)]
+    pub cgroup: Vec<Cgroup>,
+}
+
+/// How often a summary is printed.
+#[derive(Args, Clone, Debug)]
+pub struct Interval {
+    /// Print a summary each so many seconds; without it, one at the end
+    #[arg(value_parser = duration)]
+    pub interval: Option<Duration>,
+    /// Stop after so many summaries
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+}
+
+/// A time: seconds, or a number with ms, s, m or h.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let unit = match unit {
+        "" | "s" => 1.0,
+        "ms" => 0.001,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err("the units are ms, s, m and h".into()),
+    };
+    let number: f64 = number.parse().map_err(|_| "not a number of seconds".to_string())?;
+    match Duration::try_from_secs_f64(number * unit) {
+        // A year: longer ones make no sense and would overflow later.
+        Ok(time) if !time.is_zero() && time.as_secs() <= 366 * 86_400 => Ok(time),
+        _ => Err("must be more than nothing and less than a year".into()),
+    }
+}
+
+/// A size in bytes as a power of two, for a ring buffer.
+fn buffer_size(text: &str) -> Result<u32, String> {
+    let (number, shift) = match text.char_indices().next_back() {
+        Some((at, 'k' | 'K')) => (&text[..at], 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 30),
+        _ => (text, 0),
+    };
+    let number: u64 = number.parse().map_err(|_| "not a size: give bytes, or as in 512K, 8M".to_string())?;
+    let bytes = number.checked_mul(1 << shift).filter(|n| (1..=1 << 30).contains(n));
+    let bytes = bytes.ok_or("must be between 1 and 1G")?;
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
+    let size = bytes.max(page.unsigned_abs()).next_power_of_two();
+    u32::try_from(size).map_err(|e| e.to_string())
+}
+
+fn id(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(id) if id > 0 && id <= i32::MAX.unsigned_abs() => Ok(id),
+        _ => Err("not a process or thread number".into()),
+    }
+}
+
+fn comm(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > COMM_MAX {
+        return Err(format!("the kernel's names of threads have 1 to {COMM_MAX} bytes"));
+    }
+    Ok(text.into())
+}
+
+fn cgroup2(path: &str) -> Result<Cgroup, String> {
+    let cgroup = Cgroup::at(path)?;
+    match &cgroup.controllers {
+        None => Ok(cgroup),
+        Some(v1) => {
+            Err(format!("{path:?} is in the version 1 hierarchy of {v1}: give a path in a cgroup2 mount"))
+        }
+    }
+}
+
+/// Bring a tool's command to the suite's form: the help flags of the peers too, and bounded lists.
+pub(crate) fn prepare(command: Command) -> Command {
+    command
+        .disable_help_flag(true)
+        .arg(
+            Arg::new("help")
+                .short('h')
+                .short_alias('?')
+                .long("help")
+                .action(ArgAction::Help)
+                .help("Print this help")
+                .help_heading("Options of every kscope tool"),
+        )
+        .disable_version_flag(true)
+        .arg(
+            Arg::new("version")
+                .short('V')
+                .long("version")
+                .action(ArgAction::Version)
+                .help("Print the version")
+                .help_heading("Options of every kscope tool"),
+        )
+        .max_term_width(100)
+}
+
+impl Filter {
+    /// Check what a single value's parser can't see.
+    pub(crate) fn too_long(&self) -> Option<&'static str> {
+        [
+            ("--pid", self.pid.len()),
+            ("--tid", self.tid.len()),
+            ("--uid", self.uid.len()),
+            ("--cgroup", self.cgroup.len()),
+        ]
+        .into_iter()
+        .find(|(_, len)| *len > FILTER_MAX)
+        .map(|(name, _)| name)
+    }
+
+    /// The system-wide errors of this filter: a list that is too long.
+    ///
+    /// # Errors
+    /// [`crate::Error::Usage`].
+    pub fn check(&self) -> Result<(), crate::Error> {
+        match self.too_long() {
+            None => Ok(()),
+            Some(name) => Err(crate::Error::Usage(format!("{name} takes at most {FILTER_MAX} values"))),
+        }
+    }
+}
+
+/// Put a [`Filter`] into the `filter` constant of a skeleton's `.rodata` (bpf/filter.bpf.h).
+#[macro_export]
+macro_rules! set_filter {
+    ($rodata:expr, $filter:expr) => {{
+        let (to, from): (_, &$crate::cli::Filter) = (&mut $rodata.filter, $filter);
+        from.check()?;
+        to.tgid[..from.pid.len()].copy_from_slice(&from.pid);
+        to.tgids = from.pid.len() as u32;
+        to.tid[..from.tid.len()].copy_from_slice(&from.tid);
+        to.tids = from.tid.len() as u32;
+        to.uid[..from.uid.len()].copy_from_slice(&from.uid);
+        to.uids = from.uid.len() as u32;
+        let comm = from.comm.as_deref().unwrap_or_default().as_bytes();
+        to.comm[..comm.len()].copy_from_slice(comm);
+        to.comm_len = comm.len() as u32;
+        for (i, cgroup) in from.cgroup.iter().enumerate() {
+            to.cgroup[i] = cgroup.id;
+            to.cgroup_level[i] = cgroup.level;
+        }
+        to.cgroups = from.cgroup.len() as u32;
+        to.own_tgid = std::process::id();
+    }};
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("5"), Ok(Duration::from_secs(5)));
+        assert_eq!(duration("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for bad in ["", "x", "0", "-1", "1d", "nan", "inf", "1e300", "s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn buffer_sizes_are_powers_of_two() {
+        assert_eq!(buffer_size("8M"), Ok(8 << 20));
+        assert_eq!(buffer_size("5000"), Ok(8192));
+        assert_eq!(buffer_size("1"), Ok(4096));
+        for bad in ["", "M", "0", "-1", "2G", "99999999999999999999", "1é"] {
+            assert!(buffer_size(bad).is_err(), "{bad}");
+        }
+    }
+}

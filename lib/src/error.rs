@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What can go wrong, each as one sentence that says what to do.
+
+use std::io;
+
+/// A failure of the library.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Arguments that can not be used together, or on this host. Exit status 2.
+    #[error("{0}")]
+    Usage(String),
+    /// Capabilities that are missing.
+    #[error(
+        "not allowed to load BPF programs: {0} missing; run it as root, or give it CAP_BPF and CAP_PERFMON"
+    )]
+    Privilege(String),
+    /// The capabilities can't be read or changed.
+    #[error("capabilities: {0}")]
+    Capabilities(String),
+    /// The kernel says nothing about its types.
+    #[error(
+        "this kernel has no type information ({0}): kscope needs Linux 5.10 or newer with CONFIG_DEBUG_INFO_BTF"
+    )]
+    NoBtf(String),
+    /// A hook that no way leads to.
+    #[error("this kernel leaves no way to hook {hook}: {}", refusals_text(refusals))]
+    NoHook {
+        /// The hook's name.
+        hook: String,
+        /// Each way that was tried, and why it was refused.
+        refusals: Vec<(String, String)>,
+    },
+    /// libbpf or the kernel refused.
+    #[error("{what}: {error}{}", detail_text(detail))]
+    Bpf {
+        /// What was tried.
+        what: String,
+        /// The error.
+        error: libbpf_rs::Error,
+        /// What libbpf said.
+        detail: String,
+    },
+    /// A system call failed.
+    #[error("{what}: {error}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// The error.
+        error: io::Error,
+    },
+    /// The reader of stdout has gone. Exit status 0.
+    #[error("nobody reads the output any more")]
+    ClosedPipe,
+    /// stdout can't be written.
+    #[error("writing the output: {0}")]
+    Output(io::Error),
+    /// Events were lost, and `--strict` was given. Exit status 3.
+    #[error("{0} events were lost")]
+    Lost(u64),
+}
+
+impl Error {
+    pub(crate) fn output(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe { Self::ClosedPipe } else { Self::Output(error) }
+    }
+
+    /// A failed system call, with what was tried.
+    pub fn system(what: impl Into<String>) -> impl FnOnce(nix::Error) -> Self {
+        let what = what.into();
+        move |error| Self::System { what, error: error.into() }
+    }
+}
+
+fn refusals_text(refusals: &[(String, String)]) -> String {
+    refusals.iter().map(|(way, why)| format!("{way}: {why}")).collect::<Vec<_>>().join("; ")
+}
+
+fn detail_text(detail: &str) -> String {
+    if detail.is_empty() { String::new() } else { format!(" ({detail})") }
+}

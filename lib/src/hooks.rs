@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Choose, for each hook of a tool, the best way that this kernel allows.
+//!
+//! A hook with several ways is several programs, named `<hook>__<way>` or `<hook>__<way>_<variant>`. A
+//! program without `__` in its name has no alternative.
+
+use std::collections::BTreeMap;
+
+use libbpf_rs::OpenObject;
+
+use crate::Error;
+use crate::kernel::Kernel;
+
+/// The ways, best first: cheaper and surer before dearer.
+const WAYS: [&str; 8] = ["tp_btf", "raw_tp", "tp", "fentry", "fexit", "kprobe", "kretprobe", "perf_event"];
+
+/// A way forced on every hook that has it, to test it: `KSCOPE_WAY=kprobe`.
+const FORCE_WAY: &str = "KSCOPE_WAY";
+
+/// Which hooks a tool needs, and how it prefers them.
+#[derive(Debug, Default)]
+pub struct Hooks {
+    unwanted: Vec<&'static str>,
+    optional: Vec<(&'static str, &'static str)>,
+}
+
+/// The outcome: the way taken per hook, and what the tool can't see without the rest.
+#[derive(Clone, Debug, Default)]
+pub struct Taken {
+    /// Hook to section, `open` to `tp_btf/sys_exit`.
+    pub hooks: BTreeMap<String, String>,
+    /// Sentences for the user.
+    pub notes: Vec<String>,
+}
+
+impl Hooks {
+    /// Every hook in the object is needed.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Leave these hooks out, as nobody asked for what they bring.
+    pub fn without(mut self, hooks: &[&'static str]) -> Self {
+        self.unwanted.extend(hooks);
+        self
+    }
+
+    /// Do without these hooks where the kernel has no way for all of them; `note` says what is then
+    /// missed.
+    pub fn optional(mut self, hooks: &[&'static str], note: &'static str) -> Self {
+        self.optional.extend(hooks.iter().map(|hook| (*hook, note)));
+        self
+    }
+
+    /// Choose, and turn the programs that lost off.
+    ///
+    /// # Errors
+    /// [`Error::NoHook`] names the hook, the ways tried, and why each was refused.
+    pub fn choose(self, object: &mut OpenObject, kernel: &Kernel) -> Result<Taken, Error> {
+        let mut groups: BTreeMap<String, Vec<(usize, String, String)>> = BTreeMap::new();
+        for program in object.progs() {
+            let name = program.name().to_string_lossy().into_owned();
+            let section = program.section().to_string_lossy().into_owned();
+            let (hook, way) = name.split_once("__").unwrap_or((&name, ""));
+            let rank = WAYS
+                .iter()
+                .position(|w| way == *w || way.strip_prefix(w).is_some_and(|v| v.starts_with('_')));
+            groups.entry(hook.into()).or_default().push((rank.unwrap_or(WAYS.len()), name, section));
+        }
+        let forced = std::env::var(FORCE_WAY).ok();
+
+        let mut taken = Taken::default();
+        let mut chosen = Vec::new();
+        let mut missing = Vec::new();
+        for (hook, mut ways) in groups {
+            if self.unwanted.contains(&hook.as_str()) {
+                continue;
+            }
+            ways.sort();
+            if let Some(forced) = &forced
+                && ways.iter().any(|(_, _, section)| way_of(section) == forced)
+            {
+                ways.retain(|(_, _, section)| way_of(section) == forced);
+            }
+            let mut refusals = Vec::new();
+            let found = ways.into_iter().find(|(_, _, section)| match kernel.can_attach(section) {
+                Ok(()) => true,
+                Err(why) => {
+                    refusals.push((section.clone(), why));
+                    false
+                }
+            });
+            match found {
+                Some((_, program, section)) => {
+                    taken.hooks.insert(hook.clone(), section);
+                    chosen.push((hook, program));
+                }
+                None => missing.push((hook, refusals)),
+            }
+        }
+        for (hook, refusals) in missing {
+            let Some((_, note)) = self.optional.iter().find(|(name, _)| *name == hook) else {
+                return Err(Error::NoHook { hook, refusals });
+            };
+            // Hooks that share a note are of use together only.
+            let same = |name: &str| self.optional.iter().any(|(n, other)| *n == name && other == note);
+            chosen.retain(|(name, _)| !same(name));
+            taken.hooks.retain(|name, _| !same(name));
+            if !taken.notes.iter().any(|n| n == note) {
+                taken.notes.push((*note).into());
+            }
+        }
+        for mut program in object.progs_mut() {
+            let name = program.name().to_string_lossy().into_owned();
+            program.set_autoload(chosen.iter().any(|(_, chosen)| *chosen == name));
+        }
+        Ok(taken)
+    }
+}
+
+fn way_of(section: &str) -> &str {
+    section.split('/').next().unwrap_or_default()
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Facts about the running kernel: tested or read from its own type information, never taken from its
+//! version.
+
+use std::cell::OnceCell;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+
+use libbpf_rs::btf::Btf;
+use libbpf_rs::btf::BtfType;
+use libbpf_rs::btf::types;
+use libbpf_sys::bpf_insn;
+
+use crate::Error;
+
+/// The running kernel. It holds the kernel's type information: drop it before a long wait.
+pub struct Kernel {
+    btf: Btf<'static>,
+    loads: RefCell<HashMap<Probe, Result<(), String>>>,
+    tracefs: OnceCell<Option<PathBuf>>,
+}
+
+/// The smallest program of a kind, to see whether the kernel takes it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Probe {
+    TpBtf,
+    RawTp,
+    Fentry,
+    Fexit,
+}
+
+impl Kernel {
+    /// Read the kernel's type information.
+    ///
+    /// # Errors
+    /// [`Error::NoBtf`] where the kernel was built without it.
+    pub fn new() -> Result<Self, Error> {
+        let btf = Btf::from_vmlinux().map_err(|e| Error::NoBtf(e.to_string()))?;
+        Ok(Self { btf, loads: RefCell::default(), tracefs: OnceCell::new() })
+    }
+
+    /// How many arguments the tracepoint's probes take, if the kernel has it.
+    pub fn tracepoint_args(&self, name: &str) -> Option<usize> {
+        let typedef: types::Typedef<'_> = self.btf.type_by_name(&format!("btf_trace_{name}"))?;
+        let proto = typedef.next_type()?.skip_mods_and_typedefs().next_type()?.skip_mods_and_typedefs();
+        // The first one is the context that BPF programs do not see.
+        types::FuncProto::try_from(proto).ok()?.iter().count().checked_sub(1)
+    }
+
+    /// Whether the kernel knows a struct of this name.
+    pub fn has_struct(&self, name: &str) -> bool {
+        self.btf.type_by_name::<types::Struct<'_>>(name).is_some()
+    }
+
+    /// Whether that struct has this member at its top level.
+    pub fn has_member(&self, name: &str, member: &str) -> bool {
+        self.btf
+            .type_by_name::<types::Struct<'_>>(name)
+            .is_some_and(|s| s.iter().any(|m| m.name.is_some_and(|n| n == member)))
+    }
+
+    /// The enumerators of an enum, with their values.
+    pub fn enumerators(&self, name: &str) -> Option<Vec<(String, i64)>> {
+        enumerators(&self.btf, name)
+    }
+
+    /// Whether a program can be attached to a section's target. The reason, if not.
+    ///
+    /// # Errors
+    /// Why not, as a part of a sentence.
+    pub fn can_attach(&self, section: &str) -> Result<(), String> {
+        let (kind, target) = section.split_once('/').unwrap_or((section, ""));
+        match kind {
+            "tp_btf" | "raw_tp" => {
+                if self.tracepoint_args(target).is_none() {
+                    return Err(format!("this kernel has no tracepoint {target}"));
+                }
+                let probe = if kind == "tp_btf" { Probe::TpBtf } else { Probe::RawTp };
+                self.loads(probe, &format!("btf_trace_{target}"))
+            }
+            "tp" | "tracepoint" => self.has_tracefs_event(target),
+            "fentry" | "fexit" => {
+                let function: Option<types::Func<'_>> = self.btf.type_by_name(target);
+                if function.is_none() {
+                    return Err(format!(
+                        "this kernel has no function {target}, or only copies of it inlined"
+                    ));
+                }
+                self.loads(if kind == "fentry" { Probe::Fentry } else { Probe::Fexit }, target)
+            }
+            "kprobe" | "kretprobe" => {
+                if !Path::new("/sys/bus/event_source/devices/kprobe").exists() {
+                    return Err("this kernel is built without kprobes".into());
+                }
+                has_symbol(target)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn has_tracefs_event(&self, target: &str) -> Result<(), String> {
+        let Some(tracefs) = self.tracefs.get_or_init(find_tracefs) else {
+            return Err("tracefs is not mounted (mount -t tracefs tracefs /sys/kernel/tracing)".into());
+        };
+        let id = tracefs.join("events").join(target).join("id");
+        match fs::read_to_string(&id) {
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+                Err("tracefs can't be read (that takes CAP_DAC_READ_SEARCH)".into())
+            }
+            Err(_) => Err(format!("this kernel has no tracepoint {target}")),
+        }
+    }
+
+    /// Whether the kernel takes a program of this kind; the answer is kept, but for functions that may
+    /// be untraceable each by itself.
+    fn loads(&self, probe: Probe, target: &str) -> Result<(), String> {
+        if let Some(known) = self.loads.borrow().get(&probe) {
+            return known.clone();
+        }
+        let id = match probe {
+            Probe::TpBtf => self.type_id::<types::Typedef<'_>>(target),
+            Probe::RawTp => 0,
+            Probe::Fentry | Probe::Fexit => self.type_id::<types::Func<'_>>(target),
+        };
+        let result = load_smallest(probe, id);
+        if matches!(probe, Probe::TpBtf | Probe::RawTp) {
+            self.loads.borrow_mut().insert(probe, result.clone());
+        }
+        result
+    }
+
+    fn type_id<'a, T>(&'a self, name: &str) -> u32
+    where
+        T: TryFrom<BtfType<'a>> + std::ops::Deref<Target = BtfType<'a>>,
+    {
+        self.btf.type_by_name::<T>(name).map_or(0, |found| found.type_id().into())
+    }
+}
+
+/// The enumerators of an enum in some type information.
+pub(crate) fn enumerators(btf: &Btf<'_>, name: &str) -> Option<Vec<(String, i64)>> {
+    let found: types::Enum<'_> = btf.type_by_name(name)?;
+    let pair = |m: types::EnumMember<'_>| Some((m.name?.to_string_lossy().into_owned(), m.value));
+    found.iter().map(pair).collect()
+}
+
+/// `r0 = 0; exit`, loaded and closed again.
+fn load_smallest(probe: Probe, target_id: u32) -> Result<(), String> {
+    let insns =
+        [bpf_insn { code: 0xb7, ..Default::default() }, bpf_insn { code: 0x95, ..Default::default() }];
+    let (kind, attach) = match probe {
+        Probe::TpBtf => (libbpf_sys::BPF_PROG_TYPE_TRACING, libbpf_sys::BPF_TRACE_RAW_TP),
+        Probe::RawTp => (libbpf_sys::BPF_PROG_TYPE_RAW_TRACEPOINT, 0),
+        Probe::Fentry => (libbpf_sys::BPF_PROG_TYPE_TRACING, libbpf_sys::BPF_TRACE_FENTRY),
+        Probe::Fexit => (libbpf_sys::BPF_PROG_TYPE_TRACING, libbpf_sys::BPF_TRACE_FEXIT),
+    };
+    let mut opts = libbpf_sys::bpf_prog_load_opts {
+        sz: size_of::<libbpf_sys::bpf_prog_load_opts>() as u64,
+        expected_attach_type: attach,
+        attach_btf_id: target_id,
+        ..Default::default()
+    };
+    // SAFETY: the instructions, names and options outlive the call; the descriptor that it returns is
+    // owned by nobody else.
+    let fd = unsafe {
+        libbpf_sys::bpf_prog_load(
+            kind,
+            c"kscope_probe".as_ptr(),
+            c"GPL".as_ptr(),
+            insns.as_ptr(),
+            insns.len() as u64,
+            &raw mut opts,
+        )
+    };
+    if fd >= 0 {
+        // SAFETY: as above.
+        drop(unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) });
+        return Ok(());
+    }
+    let name = crate::names::errno(-fd);
+    Err(match name.as_str() {
+        "EPERM" => "this kernel refuses such programs (EPERM)".into(),
+        other => format!("the kernel refused a test program ({other})"),
+    })
+}
+
+fn find_tracefs() -> Option<PathBuf> {
+    let known = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+    known.into_iter().map(PathBuf::from).find(|path| path.join("events").is_dir())
+}
+
+fn has_symbol(name: &str) -> Result<(), String> {
+    let symbols = fs::read("/proc/kallsyms").map_err(|e| format!("/proc/kallsyms: {e}"))?;
+    let found = symbols
+        .split(|byte| *byte == b'\n')
+        .any(|line| line.split(|byte| *byte == b' ').nth(2) == Some(name.as_bytes()));
+    if found { Ok(()) } else { Err(format!("this kernel has no function {name}")) }
+}
+
+/// The kernel's release, as `uname -r` prints it.
+pub fn release() -> String {
+    nix::sys::utsname::uname()
+        .map_or_else(|_| "unknown".into(), |u| u.release().to_string_lossy().into_owned())
+}
+
+/// The host's name.
+pub fn host() -> String {
+    nix::unistd::gethostname().map_or_else(|_| "unknown".into(), |name| name.to_string_lossy().into_owned())
+}

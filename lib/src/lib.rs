@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the tools of kscope share in user space. `docs/adding-a-tool.md` shows how a tool uses it.
+
+pub mod cli;
+pub mod escape;
+pub mod hooks;
+pub mod json;
+pub mod kernel;
+pub mod names;
+pub mod out;
+pub mod row;
+pub mod session;
+pub mod signals;
+pub mod time;
+
+mod caps;
+mod error;
+mod tool;
+
+pub use ::caps::Capability;
+pub use error::Error;
+pub use hooks::Hooks;
+pub use kernel::Kernel;
+pub use out::Columns;
+pub use out::Out;
+pub use session::Session;
+pub use tool::Tool;
+pub use tool::Trace;
+pub use tool::clap_exit;
+pub use tool::say;
+
+/// Bring in the skeleton that build.rs made of `<tool>.bpf.c`.
+#[macro_export]
+macro_rules! skeleton {
+    ($tool:literal) => {
+        #[allow(missing_docs, clippy::all, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)]
+        mod skeleton {
+            include!(concat!(env!("OUT_DIR"), "/", $tool, ".skel.rs"));
+        }
+        use skeleton::*;
+    };
+}
+
+/// Declare that records of these skeleton types may be made of any bytes.
+///
+/// For types with fixed-width integers and arrays of them only, with explicit padding: the size is checked
+/// against `$size`, as it is in the C header.
+#[macro_export]
+macro_rules! records {
+    ($($type:path: $size:literal),+ $(,)?) => {$(
+        const _: () = assert!(size_of::<$type>() == $size);
+        // SAFETY: the type comes from BTF as repr(C) with fixed-width integers and explicit padding, for
+        // which every bit pattern is a value; the size was just checked.
+        unsafe impl $crate::Plain for $type {}
+    )+};
+}
+
+pub use plain::Plain;
+
+/// A record's fixed part, copied, and the bytes behind it; nothing if the record is too short.
+pub fn record<T: Plain + Default>(bytes: &[u8]) -> Option<(T, &[u8])> {
+    let mut fixed = T::default();
+    fixed_part(&mut fixed, bytes)?;
+    Some((fixed, &bytes[size_of::<T>()..]))
+}
+
+fn fixed_part<T: Plain>(to: &mut T, from: &[u8]) -> Option<()> {
+    plain::copy_from_bytes(to, from.get(..size_of::<T>())?).ok()
+}

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! stdout: rows as a table or as JSON lines, buffered, flushed per batch.
+
+use std::io;
+use std::io::BufWriter;
+use std::io::StdoutLock;
+use std::io::Write;
+
+use serde::Serialize;
+use unicode_width::UnicodeWidthStr as _;
+
+use crate::Error;
+use crate::cli::Common;
+use crate::cli::Timestamps;
+use crate::escape::escape_into;
+use crate::json;
+use crate::json::JsonRow;
+use crate::row::Field;
+use crate::row::Row;
+use crate::row::Value;
+use crate::time::Clock;
+use crate::time::Wall;
+
+/// Where a tool's data goes, and nothing else: banners and warnings belong on stderr.
+pub struct Out {
+    writer: BufWriter<StdoutLock<'static>>,
+    json: bool,
+    no_header: bool,
+    timestamps: Option<Timestamps>,
+    clock: Clock,
+    line: String,
+    printed: u64,
+    filtered: u64,
+}
+
+/// The columns of a table that streams, in the order of the row type's fields.
+pub struct Columns<R: 'static>(Vec<&'static Field<R>>);
+
+impl<R: Row> Columns<R> {
+    /// The columns with these titles.
+    pub fn new(titles: &[&str]) -> Self {
+        Self(R::FIELDS.iter().filter(|field| titles.contains(&field.title)).collect())
+    }
+}
+
+impl Out {
+    pub(crate) fn new(common: &Common, clock: Clock) -> Self {
+        Self {
+            writer: BufWriter::with_capacity(64 * 1024, io::stdout().lock()),
+            json: common.json,
+            no_header: common.no_header,
+            timestamps: common.timestamps,
+            clock,
+            line: String::new(),
+            printed: 0,
+            filtered: 0,
+        }
+    }
+
+    /// Whether JSON is asked for.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// The clock that turns kernel time into wall-clock time.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    pub(crate) fn clock_mut(&mut self) -> &mut Clock {
+        &mut self.clock
+    }
+
+    /// Print the table's header, unless it is not wanted.
+    pub fn header<R: Row>(&mut self, columns: &Columns<R>) -> Result<(), Error> {
+        if self.json || self.no_header {
+            return Ok(());
+        }
+        self.line.clear();
+        for field in &columns.0 {
+            let width = self.width(field);
+            let start = self.line.len();
+            self.line.push_str(field.title);
+            pad(&mut self.line, start, width);
+        }
+        self.end_line()
+    }
+
+    /// Count an event that user space filters out.
+    pub fn filtered(&mut self) {
+        self.filtered += 1;
+    }
+
+    /// Rows printed and events filtered out.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.printed, self.filtered)
+    }
+
+    /// Print one row.
+    pub fn row<R: Row>(&mut self, columns: &Columns<R>, row: &R) -> Result<(), Error> {
+        self.printed += 1;
+        if self.json {
+            return self.object(&JsonRow(row));
+        }
+        self.line.clear();
+        for field in &columns.0 {
+            let start = self.line.len();
+            self.cell((field.get)(row));
+            let width = self.width(field);
+            pad(&mut self.line, start, width);
+        }
+        self.end_line()
+    }
+
+    /// Print a row type that has no table, as JSON.
+    pub fn json_row<R: Row>(&mut self, row: &R) -> Result<(), Error> {
+        self.object(&JsonRow(row))
+    }
+
+    pub(crate) fn object(&mut self, value: &impl Serialize) -> Result<(), Error> {
+        json::write_line(&mut self.writer, value).map_err(Error::output)
+    }
+
+    /// Print text that the tool made, with a newline.
+    pub fn text(&mut self, text: &str) -> Result<(), Error> {
+        self.line.clear();
+        self.line.push_str(text);
+        self.end_line()
+    }
+
+    /// Print the local time, or what `--timestamps` asks for, above an interval's output.
+    pub fn interval_time(&mut self) -> Result<(), Error> {
+        if self.json || self.timestamps.is_none() {
+            return Ok(());
+        }
+        self.line.clear();
+        self.cell(Value::Time(Wall::now()));
+        self.end_line()
+    }
+
+    /// Hand everything over to the reader.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        self.writer.flush().map_err(Error::output)
+    }
+
+    fn end_line(&mut self) -> Result<(), Error> {
+        self.line.truncate(self.line.trim_end_matches(' ').len());
+        self.line.push('\n');
+        self.writer.write_all(self.line.as_bytes()).map_err(Error::output)
+    }
+
+    fn width<R>(&self, field: &Field<R>) -> usize {
+        match (field.kind, self.timestamps) {
+            (crate::row::Kind::Time, Some(Timestamps::Rfc3339)) => 30,
+            (crate::row::Kind::Time, Some(Timestamps::Elapsed)) => 12,
+            _ => field.width,
+        }
+    }
+
+    fn cell(&mut self, value: Value<'_>) {
+        use std::fmt::Write as _;
+        let line = &mut self.line;
+        // Writing to a String can't fail.
+        _ = match value {
+            Value::Null => write!(line, "-"),
+            Value::Bool(v) => write!(line, "{}", if v { "yes" } else { "no" }),
+            Value::Int(v) => write!(line, "{v}"),
+            Value::Uint(v) => write!(line, "{v}"),
+            Value::Float(v, decimals) => write!(line, "{v:.decimals$}"),
+            Value::Text(v) => write!(line, "{v}"),
+            Value::String(v) => write!(line, "{v}"),
+            Value::Json(v) => write!(line, "{v}"),
+            Value::Bytes(v) => {
+                escape_into(line, v);
+                Ok(())
+            }
+            Value::List(list) => {
+                for (i, v) in list.iter().enumerate() {
+                    if i > 0 {
+                        line.push(' ');
+                    }
+                    escape_into(line, v);
+                }
+                Ok(())
+            }
+            Value::Time(v) => match self.timestamps {
+                Some(Timestamps::Rfc3339) => write!(line, "{}", v.rfc3339()),
+                Some(Timestamps::Elapsed) => {
+                    let ns = (v.0 - self.clock.started().0).max(0);
+                    write!(line, "{}.{:06}", ns / 1_000_000_000, ns / 1_000 % 1_000_000)
+                }
+                _ => write!(line, "{}", v.time_of_day(self.clock.zone())),
+            },
+        };
+    }
+}
+
+/// Append blanks until the column that began at `start` is `width` wide.
+fn pad(line: &mut String, start: usize, width: usize) {
+    // One blank at least keeps two columns apart when a value is too wide.
+    let used = line[start..].width();
+    line.extend(std::iter::repeat_n(' ', width.saturating_sub(used).max(1)));
+}

@@ -1,0 +1,503 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A tool at work: load, attach, one loop, and the account of what was lost.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::OwnedFd;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use ::caps::Capability;
+use libbpf_rs::Link;
+use libbpf_rs::MapCore;
+use libbpf_rs::MapFlags;
+use libbpf_rs::MapHandle;
+use libbpf_rs::Object;
+use libbpf_rs::OpenObject;
+use libbpf_rs::PrintLevel;
+use libbpf_rs::RingBufferBuilder;
+use libbpf_rs::skel::OpenSkel;
+use libbpf_rs::skel::SkelBuilder;
+use nix::sys::epoll::Epoll;
+use nix::sys::epoll::EpollCreateFlags;
+use nix::sys::epoll::EpollEvent;
+use nix::sys::epoll::EpollFlags;
+use nix::sys::epoll::EpollTimeout;
+use serde_json::json;
+
+use crate::Error;
+use crate::caps;
+use crate::cli::Buffer;
+use crate::cli::Common;
+use crate::cli::Interval;
+use crate::hooks::Taken;
+use crate::json::SCHEMA_VERSION;
+use crate::kernel;
+use crate::out::Out;
+use crate::say;
+use crate::signals;
+use crate::time::Clock;
+use crate::time::Wall;
+
+/// A record is at the latest this old when it is read.
+const POLL: Duration = Duration::from_millis(100);
+/// So many records are taken before signals, losses and the deadline are looked at again.
+const BATCH: usize = 4096;
+/// How often losses are reported while they happen.
+const REPORT: Duration = Duration::from_secs(1);
+
+static VERBOSE: AtomicBool = AtomicBool::new(false);
+/// What libbpf warned of last: the cause, when a load fails.
+static WARNINGS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn on_libbpf_print(level: PrintLevel, text: String) {
+    if VERBOSE.load(Ordering::Relaxed) {
+        text.lines().for_each(say);
+    }
+    if matches!(level, PrintLevel::Warn)
+        && let Ok(mut warnings) = WARNINGS.lock()
+    {
+        warnings.extend(text.lines().filter(|line| line.starts_with("libbpf: ")).map(String::from));
+    }
+}
+
+fn bpf_error(what: impl Into<String>) -> impl FnOnce(libbpf_rs::Error) -> Error {
+    let what = what.into();
+    move |error| {
+        let warnings = WARNINGS.lock().map(|mut warnings| std::mem::take(&mut *warnings)).unwrap_or_default();
+        // The verifier's log is for developers: -v shows it.
+        let first = warnings.iter().find(|line| !line.contains("LOG --")).cloned().unwrap_or_default();
+        Error::Bpf { what, error, detail: first.trim_start_matches("libbpf: ").to_string() }
+    }
+}
+
+/// Open a tool's skeleton, once it is clear that it may be loaded at all.
+///
+/// # Errors
+/// [`Error::Privilege`], or libbpf's.
+pub fn open<'obj, B>(
+    builder: B,
+    storage: &'obj mut MaybeUninit<OpenObject>,
+    common: &Common,
+) -> Result<B::Output, Error>
+where
+    B: SkelBuilder<'obj>,
+{
+    VERBOSE.store(common.verbose, Ordering::Relaxed);
+    libbpf_rs::set_print(Some((PrintLevel::Debug, on_libbpf_print)));
+    caps::require()?;
+    builder.open(storage).map_err(bpf_error("opening the BPF object"))
+}
+
+/// Load a tool's programs and maps.
+///
+/// # Errors
+/// libbpf's, with its own explanation.
+pub fn load<'obj, O>(open: O) -> Result<O::Output, Error>
+where
+    O: OpenSkel<'obj>,
+{
+    open.load().map_err(bpf_error("loading the BPF programs"))
+}
+
+/// Give the ring buffer its size.
+///
+/// # Errors
+/// libbpf's.
+pub fn set_buffer(object: &mut OpenObject, buffer: &Buffer) -> Result<(), Error> {
+    set_max_entries(object, "events", buffer.size)
+}
+
+/// Give a map its size.
+///
+/// # Errors
+/// libbpf's.
+pub fn set_max_entries(object: &mut OpenObject, map: &str, entries: u32) -> Result<(), Error> {
+    for mut found in object.maps_mut().filter(|m| m.name() == map) {
+        found.set_max_entries(entries).map_err(bpf_error(format!("sizing the map {map}")))?;
+    }
+    Ok(())
+}
+
+/// What the programs counted about themselves (bpf/counters.bpf.h).
+struct Counters {
+    map: MapHandle,
+    names: Vec<String>,
+}
+
+impl Counters {
+    fn of(object: &Object) -> Result<Option<Self>, Error> {
+        let Some(map) = object.maps().find(|map| map.name() == "counters") else { return Ok(None) };
+        let map = MapHandle::try_from(&map).map_err(bpf_error("the map counters"))?;
+        let btf = object.btf().map_err(bpf_error("the object's types"))?;
+        let enumerators = btf.and_then(|btf| kernel::enumerators(&btf, "kscope_counter")).unwrap_or_default();
+        let names = enumerators.into_iter().map(|(name, _)| name.to_lowercase()).collect::<Vec<_>>();
+        Ok(Some(Self { names: names[..names.len().saturating_sub(1)].to_vec(), map }))
+    }
+
+    fn read(&self) -> Result<Account, Error> {
+        let mut account = Account::default();
+        for (key, name) in (0u32..).zip(&self.names) {
+            let values = self.map.lookup_percpu(&key.to_ne_bytes(), MapFlags::ANY);
+            let values = values.map_err(bpf_error("reading the map counters"))?.unwrap_or_default();
+            let number = |bytes: &Vec<u8>| bytes.first_chunk().map_or(0, |b| u64::from_ne_bytes(*b));
+            let sum = values.iter().map(number).sum();
+            if let Some(cause) = name.strip_prefix("lost_") {
+                account.lost.insert(cause.into(), sum);
+            } else if let Some(cause) = name.strip_prefix("dropped_") {
+                account.dropped.insert(cause.into(), sum);
+            } else {
+                account.generated = sum;
+            }
+        }
+        Ok(account)
+    }
+}
+
+/// How many events there were and what became of them.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    /// Events that the programs saw and that passed their filters.
+    pub generated: u64,
+    /// Events that happened and are not shown, by cause.
+    pub lost: BTreeMap<String, u64>,
+    /// Measurements not made because the number would be false, by cause.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+impl Account {
+    /// All events lost.
+    pub fn total_lost(&self) -> u64 {
+        self.lost.values().sum()
+    }
+}
+
+fn nonzero(counts: &BTreeMap<String, u64>) -> BTreeMap<&str, u64> {
+    counts.iter().filter(|(_, n)| **n > 0).map(|(cause, n)| (cause.as_str(), *n)).collect()
+}
+
+fn list(counts: &BTreeMap<String, u64>) -> String {
+    let one = |(cause, n): (&str, u64)| format!("{} {n}", cause.replace('_', " "));
+    nonzero(counts).into_iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// The end of tracing, and the wait for it or for something to do.
+struct Watch {
+    epoll: Epoll,
+    deadline: Option<Instant>,
+    dry_run: bool,
+    reader_gone: bool,
+}
+
+const RING: u64 = 0;
+const STDOUT: u64 = 1;
+
+impl Watch {
+    fn new(common: &Common, began: Instant) -> Result<Self, Error> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(Error::system("epoll"))?;
+        // Errors alone are waited for: the reader of a pipe that goes away. A file can't be watched.
+        match epoll.add(io::stdout(), EpollEvent::new(EpollFlags::empty(), STDOUT)) {
+            Ok(()) | Err(nix::errno::Errno::EPERM) => (),
+            Err(error) => return Err(Error::system("watching stdout")(error)),
+        }
+        let deadline = common.duration.map(|time| began + time);
+        Ok(Self { epoll, deadline, dry_run: common.dry_run, reader_gone: false })
+    }
+
+    /// Wake up when the kernel says so, which it does at a fill level, and not whenever there is data.
+    fn ring(&self, ring: &dyn MapCore) -> Result<(), Error> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, RING);
+        self.epoll.add(ring.as_fd(), event).map_err(Error::system("watching the ring buffer"))
+    }
+
+    fn over(&self) -> bool {
+        self.dry_run
+            || self.reader_gone
+            || signals::stopped()
+            || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Wait for at most `time`.
+    fn wait(&mut self, time: Duration) -> Result<(), Error> {
+        let left = self.deadline.map_or(time, |d| time.min(d.saturating_duration_since(Instant::now())));
+        // Rounded up: a wait that is too short by a fraction would turn into a spin.
+        let ms = u16::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
+        let mut events = [EpollEvent::empty(); 2];
+        match self.epoll.wait(&mut events, EpollTimeout::from(ms)) {
+            Ok(n) => {
+                self.reader_gone = events[..n].iter().any(|event| event.data() == STDOUT);
+                Ok(())
+            }
+            // A signal, or a stop and a continuation.
+            Err(nix::errno::Errno::EINTR) => Ok(()),
+            Err(error) => Err(Error::system("epoll_wait")(error)),
+        }
+    }
+}
+
+/// The account of losses, and what was said of it so far.
+struct Losses {
+    tool: &'static str,
+    counters: Option<Counters>,
+    programs: Vec<(String, OwnedFd)>,
+    reported: u64,
+    next: Instant,
+}
+
+impl Losses {
+    fn account(&self) -> Result<Account, Error> {
+        self.counters.as_ref().map_or_else(|| Ok(Account::default()), Counters::read)
+    }
+
+    /// Say on stderr, once a second at most, when more was lost.
+    fn report(&mut self) -> Result<(), Error> {
+        if Instant::now() < self.next {
+            return Ok(());
+        }
+        self.next = Instant::now() + REPORT;
+        let account = self.account()?;
+        let lost = account.total_lost();
+        if lost > self.reported {
+            let more = lost - self.reported;
+            say(&format!("{}: {more} events lost ({} in all): see --buffer", self.tool, list(&account.lost)));
+            self.reported = lost;
+        }
+        Ok(())
+    }
+
+    /// Runs that the kernel left out because the program was already running on that CPU.
+    fn recursion_misses(&self) -> BTreeMap<String, u64> {
+        let misses = self.programs.iter().map(|(name, fd)| (name.clone(), recursion_misses(fd)));
+        misses.filter(|(_, n)| *n > 0).collect()
+    }
+}
+
+fn recursion_misses(program: &OwnedFd) -> u64 {
+    let mut info = libbpf_sys::bpf_prog_info::default();
+    let mut size = size_of::<libbpf_sys::bpf_prog_info>() as u32;
+    // SAFETY: the kernel writes at most `size` bytes to `info`, which holds no references.
+    let result = unsafe {
+        libbpf_sys::bpf_obj_get_info_by_fd(program.as_raw_fd(), (&raw mut info).cast(), &raw mut size)
+    };
+    // Kernels before 5.12 do not count: they leave 0.
+    if result == 0 { info.recursion_misses } else { 0 }
+}
+
+/// A tool at work.
+pub struct Session {
+    out: Out,
+    links: Vec<Link>,
+    watch: Watch,
+    losses: Losses,
+    began: Instant,
+    strict: bool,
+}
+
+impl Session {
+    /// Attach the loaded programs, keep `keep` of the capabilities, and print the header.
+    ///
+    /// # Errors
+    /// The kernel's, or that of the output.
+    pub fn start(
+        tool: &'static str,
+        common: &Common,
+        object: &Object,
+        taken: &Taken,
+        keep: &[Capability],
+    ) -> Result<Self, Error> {
+        Self::start_with(tool, common, object, taken, keep, |_| Ok(Vec::new()))
+    }
+
+    /// [`Session::start`], with `attach` for programs that libbpf can't attach by their section's name.
+    ///
+    /// # Errors
+    /// Those of [`Session::start`] and of `attach`.
+    pub fn start_with(
+        tool: &'static str,
+        common: &Common,
+        object: &Object,
+        taken: &Taken,
+        keep: &[Capability],
+        attach: impl FnOnce(&Object) -> Result<Vec<Link>, Error>,
+    ) -> Result<Self, Error> {
+        let counters = Counters::of(object)?;
+        let mut links = attach(object)?;
+        let mut programs = Vec::new();
+        for program in object.progs_mut().filter(|program| program.autoload()) {
+            let name = program.name().to_string_lossy().into_owned();
+            let fd = program.as_fd().try_clone_to_owned();
+            programs.push((name.clone(), fd.map_err(|error| Error::System { what: name.clone(), error })?));
+            // Perf events are one a CPU: see lib/src/perf.rs.
+            if program.section() != "perf_event" {
+                links.push(program.attach().map_err(bpf_error(format!("attaching {name}")))?);
+            }
+        }
+        caps::give_up(keep, || counters.as_ref().is_none_or(|counters| counters.read().is_ok()))?;
+
+        let mut out = Out::new(common, Clock::new());
+        taken.notes.iter().for_each(|note| say(&format!("{tool}: note: {note}")));
+        if common.verbose {
+            taken.hooks.iter().for_each(|(hook, way)| say(&format!("{tool}: hook {hook}: {way}")));
+        }
+        if common.json {
+            out.object(&json!({
+                "type": "header", "tool": tool, "version": env!("CARGO_PKG_VERSION"), "schema": SCHEMA_VERSION,
+                "host": kernel::host(), "kernel": kernel::release(), "time": Wall::now().rfc3339(),
+                "hooks": taken.hooks, "notes": taken.notes,
+            }))?;
+            out.flush()?;
+        }
+        let began = Instant::now();
+        let losses = Losses { tool, counters, programs, reported: 0, next: began + REPORT };
+        Ok(Self { out, links, watch: Watch::new(common, began)?, losses, began, strict: common.strict })
+    }
+
+    /// Where rows go.
+    pub fn out(&mut self) -> &mut Out {
+        &mut self.out
+    }
+
+    /// How long the tool has been tracing.
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Tell the user on stderr what goes on, where nothing is printed for a while.
+    pub fn banner(&self, text: &str) {
+        if !self.out.is_json() {
+            say(text);
+        }
+    }
+
+    /// Hand every record of the ring buffer to `on_record`, until the user or `--duration` ends it; then
+    /// detach, and hand over what is left.
+    ///
+    /// # Errors
+    /// Those of `on_record`, of the kernel, or of the output.
+    pub fn stream(
+        &mut self,
+        ring: &dyn MapCore,
+        on_record: impl FnMut(&[u8], &mut Out) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let Self { out, links, watch, losses, .. } = self;
+        watch.ring(ring)?;
+        out.flush()?;
+        // The callback runs below C frames: an error waits here until they are gone.
+        let state = RefCell::new((on_record, out, anyhow::Ok(())));
+        let mut builder = RingBufferBuilder::new();
+        builder
+            .add(ring, |record| {
+                let (on_record, out, result) = &mut *state.borrow_mut();
+                *result = on_record(record, out);
+                if result.is_ok() { 0 } else { -libc::ECANCELED }
+            })
+            .map_err(bpf_error("the ring buffer"))?;
+        let buffer = builder.build().map_err(bpf_error("the ring buffer"))?;
+        // Whether there may be more.
+        let consume = || -> anyhow::Result<bool> {
+            let taken = buffer.consume_raw_n(BATCH);
+            let (_, out, result) = &mut *state.borrow_mut();
+            std::mem::replace(result, Ok(()))?;
+            out.flush()?;
+            if taken < 0 {
+                Err(bpf_error("reading the ring buffer")(libbpf_rs::Error::from_raw_os_error(-taken)))?;
+            }
+            Ok(taken as usize >= BATCH)
+        };
+        while !watch.over() {
+            watch.wait(POLL)?;
+            while consume()? && !watch.over() {
+                losses.report()?;
+            }
+            state.borrow_mut().1.clock_mut().adjust();
+            losses.report()?;
+        }
+        links.clear();
+        while consume()? {}
+        Ok(())
+    }
+
+    /// Call `print` after each interval and at the end, until the user, the count or `--duration` ends it.
+    /// Without an interval, call it at the end alone.
+    ///
+    /// # Errors
+    /// Those of `print`, of the kernel, or of the output.
+    pub fn intervals(
+        &mut self,
+        interval: &Interval,
+        mut print: impl FnMut(&mut Out) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut printed = 0;
+        while !self.watch.over() {
+            // From the beginning, so that lateness does not add up.
+            let next = interval.interval.map(|time| self.began + time.saturating_mul(printed + 1));
+            while !self.watch.over() && next.is_none_or(|next| Instant::now() < next) {
+                let left = next.map_or(REPORT, |next| next.saturating_duration_since(Instant::now()));
+                self.watch.wait(left.min(REPORT))?;
+                self.losses.report()?;
+            }
+            if self.watch.over() {
+                break;
+            }
+            print(&mut self.out)?;
+            self.out.flush()?;
+            printed += 1;
+            if interval.count.is_some_and(|count| u64::from(printed) >= count) {
+                self.links.clear();
+                return Ok(());
+            }
+        }
+        self.links.clear();
+        if self.watch.reader_gone || self.watch.dry_run {
+            return Ok(());
+        }
+        print(&mut self.out)
+    }
+
+    /// The account so far.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn account(&self) -> Result<Account, Error> {
+        self.losses.account()
+    }
+
+    /// Print the footer and what was lost.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] with `--strict`, or that of the output.
+    pub fn finish(mut self) -> Result<(), Error> {
+        self.links.clear();
+        let account = self.losses.account()?;
+        let lost = account.total_lost();
+        let misses = self.losses.recursion_misses();
+        if self.out.is_json() {
+            let (printed, filtered) = self.out.counts();
+            self.out.object(&json!({
+                "type": "footer", "time": Wall::now().rfc3339(), "generated": account.generated,
+                "events": printed, "filtered": filtered, "lost": lost,
+                "lost_by_cause": nonzero(&account.lost), "dropped_by_cause": nonzero(&account.dropped),
+                "recursion_misses": misses,
+            }))?;
+        }
+        self.out.flush()?;
+        let tool = self.losses.tool;
+        if lost > 0 {
+            say(&format!("{tool}: {lost} events lost: {}", list(&account.lost)));
+        }
+        if account.dropped.values().any(|n| *n > 0) {
+            say(&format!("{tool}: measurements dropped: {}", list(&account.dropped)));
+        }
+        for (program, n) in misses {
+            say(&format!("{tool}: the kernel left out {n} runs of {program}, which was running already"));
+        }
+        if self.strict && lost > 0 { Err(Error::Lost(lost)) } else { Ok(()) }
+    }
+}

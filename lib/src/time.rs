@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Kernel time to wall-clock time.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use nix::time::ClockId;
+use nix::time::clock_gettime;
+
+/// A point of wall-clock time, in nanoseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wall(pub i64);
+
+impl Wall {
+    /// Now.
+    pub fn now() -> Self {
+        Self(read(ClockId::CLOCK_REALTIME))
+    }
+
+    /// RFC 3339 in UTC, with nine digits of a second.
+    pub fn rfc3339(self) -> String {
+        format!("{:.9}", self.timestamp())
+    }
+
+    /// Time of day, `HH:MM:SS`.
+    pub fn time_of_day(self, zone: &TimeZone) -> String {
+        self.timestamp().to_zoned_datetime(zone.clone()).strftime("%H:%M:%S").to_string()
+    }
+
+    fn timestamp(self) -> Timestamp {
+        Timestamp::from_nanosecond(i128::from(self.0)).unwrap_or_default()
+    }
+}
+
+fn read(clock: ClockId) -> i64 {
+    // The clocks exist on every kernel, and 64 bits of nanoseconds last until 2262.
+    clock_gettime(clock).map_or(0, |time| time.tv_sec() * 1_000_000_000 + time.tv_nsec())
+}
+
+/// Turns CLOCK_BOOTTIME, the clock of `bpf_ktime_get_boot_ns()`, into wall-clock time.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    offset: i64,
+    started: i64,
+    zone: TimeZone,
+}
+
+impl Clock {
+    /// Take the present difference of the two clocks.
+    pub fn new() -> Self {
+        let started = read(ClockId::CLOCK_BOOTTIME);
+        let mut clock = Self { offset: 0, started, zone: TimeZone::system() };
+        clock.adjust();
+        clock
+    }
+
+    /// Follow changes that were made to the wall clock since.
+    pub fn adjust(&mut self) {
+        // The closest of a few tries: a preemption between the two reads would stay in every time.
+        let pair = || {
+            let before = read(ClockId::CLOCK_BOOTTIME);
+            let wall = read(ClockId::CLOCK_REALTIME);
+            let after = read(ClockId::CLOCK_BOOTTIME);
+            (after - before, wall - (before + (after - before) / 2))
+        };
+        let best = (0..3).map(|_| pair()).min();
+        self.offset = best.map_or(0, |(_, offset)| offset);
+    }
+
+    /// The wall-clock time of a CLOCK_BOOTTIME in nanoseconds.
+    pub fn wall(&self, boot_ns: u64) -> Wall {
+        Wall(boot_ns.cast_signed().saturating_add(self.offset))
+    }
+
+    /// The host's time zone.
+    pub fn zone(&self) -> &TimeZone {
+        &self.zone
+    }
+
+    /// When this clock was made.
+    pub fn started(&self) -> Wall {
+        Wall(self.started + self.offset)
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wall_time_is_written_with_nanoseconds() {
+        assert_eq!(Wall(1_700_000_000_000_000_007).rfc3339(), "2023-11-14T22:13:20.000000007Z");
+    }
+
+    #[test]
+    fn now_is_now_on_both_clocks() {
+        let clock = Clock::new();
+        let boot = read(ClockId::CLOCK_BOOTTIME).cast_unsigned();
+        let off = (clock.wall(boot).0 - Wall::now().0).abs();
+        assert!(off < 1_000_000_000, "{off} ns apart");
+    }
+}

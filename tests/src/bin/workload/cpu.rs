@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `syscalls` and `burn`: CPU time that is spent 70:30 in known functions, of the kernel and of this program.
+//!
+//! Both alternate between the two in turns of about 7 and 3 ms, whose length varies so that no sampling rate
+//! beats with it.
+
+use std::fs::File;
+use std::hint::black_box;
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::resource::{Usage, UsageWho, getrusage};
+use nix::sys::time::TimeVal;
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::args::Args;
+use crate::protocol::{emit, session};
+
+/// Sizes of which one call takes little of a turn, and much more than the clock that is read after it.
+const RANDOM_BYTES: usize = 32 << 10;
+const ZERO_BYTES: usize = 1 << 20;
+/// Steps of a chain that take about a millisecond.
+const STEPS_PER_UNIT: u64 = 800_000;
+
+/// Burns kernel CPU in getrandom (the cipher) and in read of /dev/zero (`read_zero`).
+pub fn syscalls(args: Args) -> Result<()> {
+    let seconds = pin(args)?;
+    let mut zero = File::open("/dev/zero")?;
+    let mut random = vec![0_u8; RANDOM_BYTES];
+    let mut zeros = vec![0_u8; ZERO_BYTES];
+    let mut units = Units::default();
+    session(|| {
+        let (mut a, mut b) = (Duration::ZERO, Duration::ZERO);
+        let start = Instant::now();
+        let before = getrusage(UsageWho::RUSAGE_SELF)?;
+        while start.elapsed() < seconds {
+            let unit = Duration::from_micros(units.next());
+            a += spend(unit * 7, || {
+                // SAFETY: the buffer is that long.
+                let got = unsafe { libc::syscall(libc::SYS_getrandom, random.as_mut_ptr(), random.len(), 0) };
+                ensure!(Errno::result(got)? as usize == random.len(), "getrandom gave {got}");
+                Ok(())
+            })?;
+            b += spend(unit * 3, || zero.read_exact(&mut zeros).context("/dev/zero"))?;
+        }
+        let after = getrusage(UsageWho::RUSAGE_SELF)?;
+        let between = |time: fn(&Usage) -> TimeVal| {
+            let time = time(&after) - time(&before);
+            1000 * (1_000_000 * time.tv_sec() + time.tv_usec())
+        };
+        emit(&json!({
+            "a": "getrandom",
+            "a_ns": a.as_nanos() as u64,
+            "b": "read",
+            "b_ns": b.as_nanos() as u64,
+            "user_ns": between(Usage::user_time),
+            "sys_ns": between(Usage::system_time),
+        }))
+    })
+}
+
+/// Calls `work` until it has used that much CPU: how much it really was.
+fn spend(time: Duration, mut work: impl FnMut() -> Result<()>) -> Result<Duration> {
+    let start = cpu_time()?;
+    loop {
+        work()?;
+        let spent = cpu_time()? - start;
+        if spent >= time {
+            return Ok(spent);
+        }
+    }
+}
+
+fn cpu_time() -> Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
+}
+
+/// Burns user CPU in `burn_seventy` and `burn_thirty`, exactly 70:30 by the number of steps.
+pub fn burn(args: Args) -> Result<()> {
+    let seconds = pin(args)?;
+    let mut units = Units::default();
+    session(|| {
+        let (mut seventy, mut thirty) = (0, 0);
+        let start = Instant::now();
+        while start.elapsed() < seconds {
+            let steps = STEPS_PER_UNIT * units.next() / 1000;
+            black_box(burn_seventy(7 * steps));
+            black_box(burn_thirty(3 * steps));
+            seventy += 7 * steps;
+            thirty += 3 * steps;
+        }
+        emit(&json!({"seventy_iterations": seventy, "thirty_iterations": thirty}))
+    })
+}
+
+/// A chain in which each step waits for the last one, so that it takes the same time wherever the linker puts
+/// it. It calls nothing, also in a debug build.
+macro_rules! chain {
+    ($steps:expr, $factor:expr) => {{
+        let mut state = $steps | 1;
+        let mut left = $steps;
+        while left > 0 {
+            state = (state ^ (state >> 29)).wrapping_mul($factor);
+            left -= 1;
+        }
+        state
+    }};
+}
+
+// The factors differ, or LLVM would make one function of the two.
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn burn_seventy(steps: u64) -> u64 {
+    chain!(steps, 0x9e37_79b9_7f4a_7c15_u64)
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn burn_thirty(steps: u64) -> u64 {
+    chain!(steps, 0xbf58_476d_1ce4_e5b9_u64)
+}
+
+/// Moves this process to the CPU asked for: how long it shall burn.
+fn pin(mut args: Args) -> Result<Duration> {
+    let seconds: f64 = args.required("--seconds")?;
+    let cpu: usize = args.required("--cpu")?;
+    args.finish()?;
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu).context("--cpu")?;
+    sched_setaffinity(Pid::from_raw(0), &cpus).with_context(|| format!("CPU {cpu}"))?;
+    Duration::try_from_secs_f64(seconds).context("--seconds")
+}
+
+/// Lengths of one unit (a tenth of a turn of both), in microseconds: 1000 on average, in no regular order.
+#[derive(Default)]
+struct Units(u32);
+
+impl Units {
+    fn next(&mut self) -> u64 {
+        // The generator of Numerical Recipes.
+        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        500 + u64::from(self.0 >> 16) * 1000 / (1 << 16)
+    }
+}

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `exec-loop`: executes this program many times: `noop seq-<n> arg-0 arg-1 ...`, n from 0.
+
+use std::os::unix::ffi::OsStrExt;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use libc::SYS_execve;
+use serde_json::json;
+
+use crate::args::Args;
+use crate::call::Call;
+use crate::exec::{Launcher, Start};
+use crate::memory;
+use crate::protocol::{emit, session};
+
+pub fn run(mut args: Args) -> Result<()> {
+    let count: u64 = args.required("--count")?;
+    let more: usize = args.optional("--args")?.unwrap_or(0);
+    args.finish()?;
+
+    let path = memory::text(std::env::current_exe()?.as_os_str().as_bytes())?;
+    let mut argv = vec![path, memory::text(b"noop")?, 0];
+    for n in 0..more {
+        argv.push(memory::text(format!("arg-{n}").as_bytes())?);
+    }
+    argv.push(0);
+    let envp = memory::vector(&[]);
+    let launcher = Launcher::new()?;
+    session(|| {
+        let start = Instant::now();
+        for n in 0..count {
+            let sequence = format!("seq-{n}\0");
+            argv[2] = sequence.as_ptr().expose_provenance();
+            let call = Call::native(SYS_execve, [path, argv.as_ptr().expose_provenance(), envp]);
+            let (_, ret) = launcher.run(Start::Vfork, call)?;
+            ensure!(ret == 0, "execve number {n} gave {ret}");
+        }
+        emit(&json!({"count": count, "elapsed_ns": start.elapsed().as_nanos() as u64}))
+    })
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The oracle of the behaviour tests: does an exactly known list of things and reports each.
+//!
+//! Every subcommand prints `{"ready":true,...}`, waits for a line on stdin, acts, prints one JSON object per
+//! action and `{"done":true}`, and exits when stdin closes. All that an action needs (files, memory, rings)
+//! is made before `ready`, so that a tracer attached between `ready` and `go` sees nothing but the actions.
+//!
+//! Exit status: 0 done, 1 the workload itself failed, 77 this kernel does not offer what was asked for.
+
+mod args;
+mod call;
+mod comm;
+#[cfg(target_arch = "x86_64")]
+mod compat;
+mod cpu;
+mod exec;
+mod exec_loop;
+mod exec_plan;
+mod io;
+mod memory;
+mod open;
+mod open_loop;
+mod open_plan;
+mod protocol;
+mod uring;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use crate::args::Args;
+use crate::protocol::Refused;
+
+const USAGE: &str = "usage: workload open --dir DIR WAY...
+       workload open-loop --dir DIR --count N
+       workload exec --dir DIR WAY...
+       workload exec-loop --count N [--args K]
+       workload io --path FILE_OR_DEVICE --count N --bs BYTES --mode read|write|discard|flush
+       workload syscalls --seconds S --cpu C
+       workload burn --seconds S --cpu C
+       workload comm HEX
+       workload noop ...";
+
+fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    let subcommand = words.next().unwrap_or_default();
+    if subcommand == "noop" {
+        return ExitCode::SUCCESS;
+    }
+    match run(&subcommand.to_string_lossy(), Args::new(words)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("workload: {error:#}");
+            ExitCode::from(if error.is::<Refused>() { 77 } else { 1 })
+        }
+    }
+}
+
+fn run(subcommand: &str, args: Args) -> Result<()> {
+    match subcommand {
+        "open" => open::run(args),
+        "open-loop" => open_loop::run(args),
+        "exec" => exec::run(args),
+        "exec-loop" => exec_loop::run(args),
+        "io" => io::run(args),
+        "syscalls" => cpu::syscalls(args),
+        "burn" => cpu::burn(args),
+        "comm" => comm::run(args),
+        _ => bail!("unknown subcommand {subcommand:?}\n{USAGE}"),
+    }
+}

@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! opensnoop: print each open of a file.
+
+use std::collections::HashMap;
+use std::mem::MaybeUninit;
+use std::process::ExitCode;
+
+use clap::Parser;
+use kscope::Columns;
+use kscope::Hooks;
+use kscope::Kernel;
+use kscope::Session;
+use kscope::Tool;
+use kscope::Trace;
+use kscope::cli::Buffer;
+use kscope::cli::Common;
+use kscope::cli::Filter;
+use kscope::escape::c_bytes;
+use kscope::names;
+use kscope::out::Out;
+use kscope::row::Field;
+use kscope::row::Kind;
+use kscope::row::Row;
+use kscope::row::RowInfo;
+use kscope::row::Value;
+use kscope::session;
+use kscope::time::Wall;
+use libbpf_rs::skel::OpenSkel as _;
+use libbpf_rs::skel::Skel as _;
+
+kscope::skeleton!("opensnoop");
+use types::opensnoop_event as Record;
+use types::opensnoop_kind as RecordKind;
+
+kscope::records!(Record: 80);
+
+/// The tool, for the table of tools.
+pub static TOOL: Tool = Tool::of::<Opensnoop>();
+
+/// Run it.
+pub fn main() -> ExitCode {
+    TOOL.main()
+}
+
+/// Which files are opened, by whom, and which opens fail?
+#[derive(Parser, Debug)]
+#[command(mut_arg("tid", |a| a.short('t')), mut_arg("uid", |a| a.short('u')))]
+#[command(mut_arg("comm", |a| a.short('n').visible_alias("name")))]
+#[command(mut_arg("timestamps", |a| a.short('T').alias("timestamp")))]
+#[command(mut_arg("duration", |a| a.short('d')))]
+struct Opensnoop {
+    /// Print failed opens only
+    #[arg(short = 'x', long = "failed")]
+    failed: bool,
+    /// Print the flags and the mode, by name
+    #[arg(short = 'e', long = "extended-fields")]
+    extended: bool,
+    /// Print relative paths in full: with the directory that they start from
+    #[arg(short = 'F', long = "full-path")]
+    full_path: bool,
+    /// Print the user id
+    #[arg(short = 'U', long = "print-uid")]
+    print_uid: bool,
+    /// Print the cgroup
+    #[arg(long = "print-cgroup")]
+    print_cgroup: bool,
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    buffer: Buffer,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// One open that has ended.
+struct Open {
+    time: Wall,
+    record: Record,
+    path: Vec<u8>,
+    full_path: Option<Vec<u8>>,
+    cgroup: String,
+}
+
+impl Open {
+    fn path_shown(&self) -> &[u8] {
+        if self.record.path_unreadable != 0 {
+            b"<unreadable>"
+        } else {
+            self.full_path.as_ref().unwrap_or(&self.path)
+        }
+    }
+
+    fn error(&self) -> Value<'_> {
+        if self.record.ret < 0 { Value::String(names::errno(-self.record.ret)) } else { Value::Null }
+    }
+
+    fn origin(&self) -> &'static str {
+        match (self.record.kind == RecordKind::OPENSNOOP_SYSCALL.0 as u8, self.record.compat != 0) {
+            (true, false) => "syscall",
+            (true, true) => "syscall32",
+            (false, _) => "io_uring",
+        }
+    }
+}
+
+impl Row for Open {
+    const TYPE: &'static str = "event";
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("time", Kind::Time, "When the call ended", |r: &Self| Value::Time(r.time))
+            .column("TIME", 9),
+        Field::new("uid", Kind::Uint, "User id", |r: &Self| Value::Uint(r.record.uid.into()))
+            .column("UID", 7),
+        Field::new("pid", Kind::Uint, "Process id", |r: &Self| Value::Uint(r.record.tgid.into()))
+            .column("PID", 8),
+        Field::new("tid", Kind::Uint, "Thread id", |r: &Self| Value::Uint(r.record.tid.into())),
+        Field::new("comm", Kind::Bytes, "Name of the thread", |r: &Self| {
+            Value::Bytes(c_bytes(&r.record.comm))
+        })
+        .column("COMM", 17),
+        Field::new("fd", Kind::Int, "File descriptor, or -1", |r: &Self| {
+            Value::Int(r.record.ret.max(-1).into())
+        })
+        .column("FD", 4),
+        Field::new("errno", Kind::Uint, "Error number, or 0", |r: &Self| {
+            Value::Uint(r.record.ret.min(0).unsigned_abs().into())
+        })
+        .column("ERR", 4),
+        Field::new("error", Kind::Text, "Name of the error", Self::error).nullable(),
+        Field::new("flags", Kind::Text, "Open flags", |r: &Self| Value::String(flags(r.record.flags)))
+            .column("FLAGS", 28),
+        Field::new("mode", Kind::Text, "Mode of a file to be created, octal", |r: &Self| {
+            if creates(&r.record) {
+                Value::String(format!("{:04o}", r.record.mode & 0o7777))
+            } else {
+                Value::Null
+            }
+        })
+        .nullable()
+        .column("MODE", 5),
+        Field::new("origin", Kind::Text, "syscall, syscall32 (a 32-bit caller) or io_uring", |r: &Self| {
+            Value::Text(r.origin())
+        }),
+        Field::new("cgroup", Kind::Text, "Path of the cgroup (version 2)", |r: &Self| Value::Text(&r.cgroup))
+            .column("CGROUP", 30),
+        Field::table_only("PATH", 0, "Path as passed; with -F, in full", |r: &Self| {
+            Value::Bytes(r.path_shown())
+        }),
+        Field::new("path", Kind::Bytes, "Path as passed", |r: &Self| Value::Bytes(&r.path)),
+        Field::new("path_unreadable", Kind::Bool, "Whether the path could not be read", |r: &Self| {
+            Value::Bool(r.record.path_unreadable != 0)
+        }),
+        Field::new(
+            "full_path",
+            Kind::Bytes,
+            "With -F: the path with the directory that it starts from",
+            |r: &Self| r.full_path.as_deref().map_or(Value::Null, Value::Bytes),
+        )
+        .nullable(),
+    ];
+}
+
+/// open(2)'s flags, from include/uapi/asm-generic/fcntl.h, widest first; the kernel's own are left out.
+#[cfg(target_arch = "x86_64")]
+const FLAGS: [(u64, &str); 15] = [
+    (0o20200000, "O_TMPFILE"),
+    (0o4010000, "O_SYNC"),
+    (0o100, "O_CREAT"),
+    (0o200, "O_EXCL"),
+    (0o400, "O_NOCTTY"),
+    (0o1000, "O_TRUNC"),
+    (0o2000, "O_APPEND"),
+    (0o4000, "O_NONBLOCK"),
+    (0o10000, "O_DSYNC"),
+    (0o20000, "O_ASYNC"),
+    (0o40000, "O_DIRECT"),
+    (0o200000, "O_DIRECTORY"),
+    (0o400000, "O_NOFOLLOW"),
+    (0o1000000, "O_NOATIME"),
+    (0o2000000, "O_CLOEXEC"),
+];
+/// As above, where arch/arm64/include/uapi/asm/fcntl.h differs.
+#[cfg(target_arch = "aarch64")]
+const FLAGS: [(u64, &str); 15] = [
+    (0o20040000, "O_TMPFILE"),
+    (0o4010000, "O_SYNC"),
+    (0o100, "O_CREAT"),
+    (0o200, "O_EXCL"),
+    (0o400, "O_NOCTTY"),
+    (0o1000, "O_TRUNC"),
+    (0o2000, "O_APPEND"),
+    (0o4000, "O_NONBLOCK"),
+    (0o10000, "O_DSYNC"),
+    (0o20000, "O_ASYNC"),
+    (0o200000, "O_DIRECT"),
+    (0o40000, "O_DIRECTORY"),
+    (0o100000, "O_NOFOLLOW"),
+    (0o1000000, "O_NOATIME"),
+    (0o2000000, "O_CLOEXEC"),
+];
+const O_PATH: u64 = 0o10000000;
+const O_CREAT: u64 = 0o100;
+const O_TMPFILE: u64 = 0o20000000;
+
+fn flags(flags: u64) -> String {
+    let mut rest = flags & !3;
+    let access = match flags & 3 {
+        _ if flags & O_PATH != 0 => "O_PATH",
+        0 => "O_RDONLY",
+        1 => "O_WRONLY",
+        2 => "O_RDWR",
+        _ => "O_ACCMODE",
+    };
+    rest &= !O_PATH;
+    let mut text = access.to_string();
+    for (bits, name) in FLAGS {
+        if rest & bits == bits {
+            text.push('|');
+            text.push_str(name);
+            rest &= !bits;
+        }
+    }
+    if rest != 0 {
+        text.push_str(&format!("|{rest:#o}"));
+    }
+    text
+}
+
+fn creates(record: &Record) -> bool {
+    record.flags & (O_CREAT | O_TMPFILE) != 0
+}
+
+/// Where a relative path starts, put before it. The directory's names come innermost first.
+fn full_path(record: &Record, path: &[u8], names: &[u8]) -> Option<Vec<u8>> {
+    if path.first() == Some(&b'/') || path.is_empty() {
+        return Some(path.to_vec());
+    }
+    let names: Vec<&[u8]> = names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).collect();
+    if names.is_empty() && record.dir_incomplete != 0 {
+        return None;
+    }
+    let mut full = if record.dir_incomplete != 0 { b"...".to_vec() } else { Vec::new() };
+    for name in names.iter().rev() {
+        full.push(b'/');
+        full.extend(*name);
+    }
+    full.push(b'/');
+    full.extend(path);
+    Some(full)
+}
+
+impl Trace for Opensnoop {
+    const NAME: &'static str = "opensnoop";
+    const SUBSYSTEM: &'static str = "file systems";
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn rows() -> Vec<RowInfo> {
+        vec![RowInfo::of::<Open>()]
+    }
+
+    fn run(self) -> anyhow::Result<()> {
+        let mut storage = MaybeUninit::uninit();
+        let mut open = session::open(OpensnoopSkelBuilder::default(), &mut storage, &self.common)?;
+        let kernel = Kernel::new()?;
+        let json = self.common.json;
+        if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
+            kscope::set_filter!(rodata, &self.filter);
+            rodata.failed_only = self.failed;
+            rodata.full_path = self.full_path;
+            rodata.want_uid = json || self.print_uid;
+            rodata.want_cgroup = json || self.print_cgroup;
+            rodata.uring_complete_has_cqe = kernel.tracepoint_args("io_uring_complete") == Some(3);
+        }
+        session::set_buffer(open.open_object_mut(), &self.buffer)?;
+        let taken = Hooks::new()
+            .optional(
+                &["uring_submit", "uring_complete"],
+                "opens through io_uring can't be seen on this kernel",
+            )
+            .choose(open.open_object_mut(), &kernel)?;
+        drop(kernel);
+        let skeleton = session::load(open)?;
+        let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
+
+        let columns = self.columns();
+        session.out().header(&columns)?;
+        let mut cgroups = names::Cgroups::default();
+        let mut submitted = HashMap::new();
+        session.stream(&skeleton.maps.events, |bytes, out| {
+            let Some((record, tail)) = kscope::record::<Record>(bytes) else { return Ok(()) };
+            let (record, tail) = match RecordKind(record.kind.into()) {
+                RecordKind::OPENSNOOP_URING_SUBMIT => {
+                    submitted.insert(record.req, (record, tail.to_vec()));
+                    return Ok(());
+                }
+                RecordKind::OPENSNOOP_URING_COMPLETE => {
+                    let Some((mut open, tail)) = submitted.remove(&record.req) else { return Ok(()) };
+                    (open.time_ns, open.ret) = (record.time_ns, record.ret);
+                    if self.failed && open.ret >= 0 {
+                        return Ok(());
+                    }
+                    (open, tail)
+                }
+                _ => (record, tail.to_vec()),
+            };
+            let cgroup = if record.cgroup == 0 { String::new() } else { cgroups.path(record.cgroup) };
+            self.print(out, &columns, record, &tail, cgroup)
+        })?;
+        Ok(session.finish()?)
+    }
+}
+
+impl Opensnoop {
+    fn columns(&self) -> Columns<Open> {
+        let mut titles = vec!["PID", "COMM", "FD", "ERR", "PATH"];
+        titles.extend(self.common.timestamps.map(|_| "TIME"));
+        titles.extend(self.print_uid.then_some("UID"));
+        titles.extend(self.print_cgroup.then_some("CGROUP"));
+        titles.extend(self.extended.then_some(["FLAGS", "MODE"]).into_iter().flatten());
+        Columns::new(&titles)
+    }
+
+    fn print(
+        &self,
+        out: &mut Out,
+        columns: &Columns<Open>,
+        record: Record,
+        tail: &[u8],
+        cgroup: String,
+    ) -> anyhow::Result<()> {
+        let (path, names) = tail.split_at(usize::from(record.path_len).min(tail.len()));
+        let full_path = if self.full_path { full_path(&record, path, names) } else { None };
+        let time = out.clock().wall(record.time_ns);
+        Ok(out.row(columns, &Open { time, record, path: path.to_vec(), full_path, cgroup })?)
+    }
+}

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef OPENSNOOP_H
+#define OPENSNOOP_H
+
+#define OPENSNOOP_PATH_MAX 4096
+
+enum opensnoop_kind {
+	OPENSNOOP_SYSCALL,
+	/* An open through io_uring is two records, joined by req. */
+	OPENSNOOP_URING_SUBMIT,
+	OPENSNOOP_URING_COMPLETE,
+};
+
+enum opensnoop_call {
+	OPENSNOOP_NO_OPEN,
+	OPENSNOOP_OPEN,
+	OPENSNOOP_CREAT,
+	OPENSNOOP_OPENAT,
+	OPENSNOOP_OPENAT2,
+};
+
+/* Followed by path_len bytes of path and, with -F, dir_len bytes of directory names. */
+struct opensnoop_event {
+	__u64 time_ns; /* CLOCK_BOOTTIME, at the end of the call */
+	__u64 cgroup;
+	__u64 req;
+	__u64 flags;
+	__u32 mode;
+	__u32 tgid;
+	__u32 tid;
+	__u32 uid;
+	__s32 ret;
+	__u16 path_len;
+	__u16 dir_len; /* names from the innermost outwards, each ended by a NUL */
+	__u8 kind;
+	__u8 call;
+	__u8 compat;
+	__u8 path_unreadable;
+	__u8 dir_incomplete;
+	__u8 pad[3];
+	__u8 comm[16];
+};
+
+_Static_assert(sizeof(struct opensnoop_event) == 80, "size of opensnoop_event");
+
+#endif
