@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include "kscope.bpf.h"
+#include "events.bpf.h"
+#include "filter.bpf.h"
+#include "syscall.bpf.h"
+#include "execsnoop.h"
+
+/* Of a failed exec, whose arguments must be read one by one; one of 4096 bytes takes two turns. */
+#define FAILED_TURNS 1024
+#define FAILED_READ 4096
+
+const volatile bool want_uid;
+const volatile bool want_cgroup;
+
+struct execsnoop_scratch {
+	struct execsnoop_event event;
+	/* Directly behind the event, as in the record. */
+	__u8 tail[EXECSNOOP_NAME_MAX + EXECSNOOP_PART];
+	/* Of a failed exec: how far its arguments are read. See path.bpf.h for why it lies here. */
+	__u16 filled;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct execsnoop_scratch);
+} scratch SEC(".maps");
+
+struct execsnoop_event *execsnoop_event_type __attribute__((unused));
+enum execsnoop_kind *execsnoop_kind_type __attribute__((unused));
+
+static __always_inline struct execsnoop_scratch *new_event(void)
+{
+	__u32 zero = 0;
+	struct execsnoop_scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (!s)
+		return NULL;
+	__builtin_memset(&s->event, 0, sizeof(s->event));
+	s->event.time_ns = bpf_ktime_get_boot_ns();
+	s->event.tgid = bpf_get_current_pid_tgid() >> 32;
+	if (want_uid)
+		s->event.uid = bpf_get_current_uid_gid();
+	if (want_cgroup)
+		s->event.cgroup = bpf_get_current_cgroup_id();
+	bpf_get_current_comm(s->event.comm, sizeof(s->event.comm));
+	return s;
+}
+
+/* Send len bytes of arguments at the tail's beginning ahead of their exec. */
+static __always_inline void send_part(struct execsnoop_scratch *s, __u32 len)
+{
+	s->event.kind = EXECSNOOP_ARGS;
+	s->event.args_len = len;
+	/* A part that finds no room leaves a gap, which user space reports as a cut. */
+	events_send(s, sizeof(s->event) + len, s->event.time_ns);
+	s->event.args_offset += len;
+}
+
+/* Send the exec itself: its file name and the last part of its arguments are in the tail. */
+static __always_inline void send_exec(struct execsnoop_scratch *s, __u32 name_len, __u32 args_len)
+{
+	__u64 size = (__u64)name_len + args_len;
+
+	s->event.kind = EXECSNOOP_EXEC;
+	s->event.name_len = name_len;
+	s->event.args_len = args_len;
+	if (size > sizeof(s->tail))
+		size = sizeof(s->tail);
+	/* From the tail's first byte: what lies between is no part of the record. */
+	events_output(s, sizeof(s->event) + size, s->event.time_ns);
+}
+
+static __always_inline int on_exec(bool btf, struct task_struct *task, struct linux_binprm *bprm)
+{
+	struct execsnoop_scratch *s;
+	struct mm_struct *mm;
+	__u64 start, size;
+	long name_len, err;
+
+	if (!filter_current())
+		return 0;
+	s = new_event();
+	if (!s)
+		return 0;
+	s->event.ppid = btf ? task->real_parent->tgid : BPF_CORE_READ(task, real_parent, tgid);
+	s->event.compat = !!SYSCALL_IS_COMPAT();
+	mm = FIELD(btf, task, mm);
+	start = FIELD(btf, mm, arg_start);
+	size = FIELD(btf, mm, arg_end) - start;
+
+	for (int i = 0; i < EXECSNOOP_PARTS - 1 && size > EXECSNOOP_PART; i++) {
+		if (bpf_probe_read_user(s->tail, EXECSNOOP_PART, (void *)start)) {
+			s->event.args_unreadable = 1;
+			size = 0;
+			break;
+		}
+		send_part(s, EXECSNOOP_PART);
+		start += EXECSNOOP_PART;
+		size -= EXECSNOOP_PART;
+	}
+	if (size > EXECSNOOP_PART) {
+		s->event.args_cut = 1;
+		size = EXECSNOOP_PART;
+	}
+	name_len = bpf_probe_read_kernel_str(s->tail, EXECSNOOP_NAME_MAX,
+					     FIELD(btf, bprm, filename));
+	if (name_len < 0 || name_len > EXECSNOOP_NAME_MAX)
+		name_len = 0;
+	/* Known already, but the verifier must see it here. */
+	barrier_var(size);
+	if (size > EXECSNOOP_PART)
+		return 0;
+	err = bpf_probe_read_user(s->tail + name_len, size, (void *)start);
+	if (err) {
+		s->event.args_unreadable = 1;
+		size = 0;
+	}
+	send_exec(s, name_len, size);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(exec__tp_btf, struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
+{
+	return on_exec(true, task, bprm);
+}
+
+SEC("raw_tp/sched_process_exec")
+int BPF_PROG(exec__raw_tp, struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
+{
+	return on_exec(false, task, bprm);
+}
+
+/* The argument at argv[i], or 0 at the end of the list. */
+static __always_inline long read_pointer(__u64 argv, __u32 i, bool compat, __u64 *pointer)
+{
+	*pointer = 0;
+	if (compat)
+		return bpf_probe_read_user(pointer, 4, (void *)(argv + 4 * i));
+	return bpf_probe_read_user(pointer, 8, (void *)(argv + 8 * i));
+}
+
+static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
+{
+	int nr = SYSCALL_NR(btf, regs);
+	struct task_struct *task;
+	struct execsnoop_scratch *s;
+	__u64 name, argv, arg = 0;
+	bool compat, at;
+	__u32 next = 0;
+	__u32 filled;
+	long len;
+
+	if (ret >= 0)
+		return 0;
+	if (nr != NR_EXECVE && nr != NR_EXECVEAT && nr != NR_COMPAT_EXECVE &&
+	    nr != NR_COMPAT_EXECVEAT)
+		return 0;
+	compat = SYSCALL_IS_COMPAT();
+	at = nr == (compat ? NR_COMPAT_EXECVEAT : NR_EXECVEAT);
+	if (!at && nr != (compat ? NR_COMPAT_EXECVE : NR_EXECVE))
+		return 0;
+	if (!filter_current())
+		return 0;
+	s = new_event();
+	if (!s)
+		return 0;
+	task = (struct task_struct *)bpf_get_current_task();
+	s->event.ppid = BPF_CORE_READ(task, real_parent, tgid);
+	s->event.ret = ret;
+	s->event.compat = compat;
+	name = at ? SYSCALL_ARG2(btf, regs, compat) : SYSCALL_ARG1(btf, regs, compat);
+	argv = at ? SYSCALL_ARG3(btf, regs, compat) : SYSCALL_ARG2(btf, regs, compat);
+
+	s->filled = 0;
+	s->event.args_cut = !!argv;
+	for (int i = 0; argv && i < FAILED_TURNS; i++) {
+		filled = *(volatile __u16 *)&s->filled;
+		if (!arg && read_pointer(argv, next, compat, &arg)) {
+			s->event.args_unreadable = 1;
+			break;
+		}
+		if (!arg) {
+			s->event.args_cut = 0;
+			break;
+		}
+		if (filled > EXECSNOOP_PART - FAILED_READ) {
+			/* The longest part that a failed exec sends: what is filled by now. */
+			if (s->event.args_offset > EXECSNOOP_PART * (EXECSNOOP_PARTS - 2))
+				break;
+			send_part(s, filled > EXECSNOOP_PART ? EXECSNOOP_PART : filled);
+			filled = 0;
+		}
+		len = bpf_probe_read_user_str(s->tail + filled, FAILED_READ, (void *)arg);
+		if (len <= 0 || len > FAILED_READ) {
+			s->event.args_unreadable = 1;
+			break;
+		}
+		if (len == FAILED_READ) {
+			/* More of it may follow: the NUL is the helper's own. */
+			arg += FAILED_READ - 1;
+			s->filled = filled + FAILED_READ - 1;
+		} else {
+			arg = 0;
+			next++;
+			s->filled = filled + len;
+		}
+	}
+	/* The name comes first in the record, but its length is not known before it is read. */
+	filled = *(volatile __u16 *)&s->filled;
+	if (filled > EXECSNOOP_PART)
+		filled = EXECSNOOP_PART;
+	if (filled)
+		send_part(s, filled);
+	len = bpf_probe_read_user_str(s->tail, EXECSNOOP_NAME_MAX, (void *)name);
+	if (len < 0 || len > EXECSNOOP_NAME_MAX)
+		len = 0;
+	send_exec(s, len, 0);
+	return 0;
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(failed_exec__tp_btf, struct pt_regs *regs, long ret)
+{
+	return on_sys_exit(true, regs, ret);
+}
+
+SEC("raw_tp/sys_exit")
+int BPF_PROG(failed_exec__raw_tp, struct pt_regs *regs, long ret)
+{
+	return on_sys_exit(false, regs, ret);
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef EXECSNOOP_H
+#define EXECSNOOP_H
+
+#define EXECSNOOP_NAME_MAX 4096
+/* Arguments travel in parts of this size, of which the last one comes with the event itself. */
+#define EXECSNOOP_PART 8192
+#define EXECSNOOP_PARTS 16
+
+enum execsnoop_kind {
+	EXECSNOOP_EXEC,
+	EXECSNOOP_ARGS,
+};
+
+/* Followed by name_len bytes of file name and args_len bytes of arguments, each ended by a NUL. */
+struct execsnoop_event {
+	__u64 time_ns; /* CLOCK_BOOTTIME; with tgid, it ties the parts of one exec together */
+	__u64 cgroup;
+	__u32 tgid;
+	__u32 ppid;
+	__u32 uid;
+	__s32 ret;
+	__u32 args_offset; /* of these arguments among all of the exec's */
+	__u16 args_len;
+	__u16 name_len;
+	__u8 kind;
+	__u8 args_cut; /* there are more arguments than were taken */
+	__u8 args_unreadable;
+	__u8 compat;
+	__u8 pad[4];
+	__u8 comm[16];
+};
+
+_Static_assert(sizeof(struct execsnoop_event) == 64, "size of execsnoop_event");
+
+#endif

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! execsnoop: print each program that is started.
+
+use std::collections::HashMap;
+use std::mem::MaybeUninit;
+use std::process::ExitCode;
+
+use clap::Parser;
+use kscope::Columns;
+use kscope::Hooks;
+use kscope::Kernel;
+use kscope::Session;
+use kscope::Tool;
+use kscope::Trace;
+use kscope::cli::Buffer;
+use kscope::cli::Common;
+use kscope::cli::Filter;
+use kscope::cli::Timestamps;
+use kscope::escape::c_bytes;
+use kscope::escape::escape;
+use kscope::names;
+use kscope::row::Field;
+use kscope::row::Kind;
+use kscope::row::Row;
+use kscope::row::RowInfo;
+use kscope::row::Value;
+use kscope::session;
+use kscope::time::Wall;
+use libbpf_rs::skel::OpenSkel as _;
+use libbpf_rs::skel::Skel as _;
+
+kscope::skeleton!("execsnoop");
+use types::execsnoop_event as Record;
+use types::execsnoop_kind as RecordKind;
+
+kscope::records!(Record: 64);
+
+/// The tool, for the table of tools.
+pub static TOOL: Tool = Tool::of::<Execsnoop>();
+
+/// Run it.
+pub fn main() -> ExitCode {
+    TOOL.main()
+}
+
+/// Which programs are started, by whom, with which arguments?
+#[derive(Parser, Debug)]
+#[command(mut_arg("uid", |a| a.short('u')))]
+#[command(mut_arg("comm", |a| a.short('n').visible_alias("name")))]
+#[command(mut_arg("cgroup", |a| a.short('c')))]
+#[command(mut_arg("timestamps", |a| a.short('T').alias("time")))]
+struct Execsnoop {
+    /// Print failed execs too
+    #[arg(short = 'x', long = "fails")]
+    fails: bool,
+    /// Print seconds since the start of tracing: short for --timestamps=elapsed
+    #[arg(short = 't', long = "timestamp")]
+    elapsed: bool,
+    /// Put quotes around each argument
+    #[arg(short, long)]
+    quote: bool,
+    /// Print at most so many arguments of each exec
+    #[arg(long, value_name = "COUNT")]
+    max_args: Option<usize>,
+    /// Print execs that have this in one of their arguments only
+    #[arg(short, long, value_name = "TEXT")]
+    line: Option<String>,
+    /// Print the user id
+    #[arg(short = 'U', long = "print-uid")]
+    print_uid: bool,
+    /// Print the cgroup
+    #[arg(long = "print-cgroup")]
+    print_cgroup: bool,
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    buffer: Buffer,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// One exec.
+struct Exec {
+    time: Wall,
+    record: Record,
+    filename: Vec<u8>,
+    args: Vec<Vec<u8>>,
+    args_cut: bool,
+    quote: bool,
+    cgroup: String,
+}
+
+impl Exec {
+    fn error(&self) -> Value<'_> {
+        if self.record.ret < 0 { Value::String(names::errno(-self.record.ret)) } else { Value::Null }
+    }
+
+    /// The arguments as one text, with a mark where there are more.
+    fn args_shown(&self) -> Value<'_> {
+        let one = |arg: &Vec<u8>| {
+            let text = escape(arg);
+            if self.quote { format!("\"{}\"", text.replace('"', "\\\"")) } else { text }
+        };
+        let mut words: Vec<String> = self.args.iter().map(one).collect();
+        if self.record.args_unreadable != 0 {
+            words.push("<unreadable>".into());
+        } else if self.args_cut {
+            words.push("...".into());
+        }
+        Value::String(words.join(" "))
+    }
+}
+
+impl Row for Exec {
+    const TYPE: &'static str = "event";
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("time", Kind::Time, "When the exec ended", |r: &Self| Value::Time(r.time)).column("TIME", 9),
+        Field::new("uid", Kind::Uint, "User id", |r: &Self| Value::Uint(r.record.uid.into())).column("UID", 7),
+        Field::new("comm", Kind::Bytes, "Name of the process, after a successful exec the new one", |r: &Self| {
+            Value::Bytes(c_bytes(&r.record.comm))
+        })
+        .column("PCOMM", 17),
+        Field::new("pid", Kind::Uint, "Process id", |r: &Self| Value::Uint(r.record.tgid.into())).column("PID", 8),
+        Field::new("ppid", Kind::Uint, "Process id of the parent", |r: &Self| Value::Uint(r.record.ppid.into()))
+            .column("PPID", 8),
+        Field::new("ret", Kind::Int, "0, or the negative error number", |r: &Self| Value::Int(r.record.ret.into()))
+            .column("RET", 4),
+        Field::new("error", Kind::Text, "Name of the error", Self::error).nullable(),
+        Field::new("compat", Kind::Bool, "Whether the caller is a 32-bit one", |r: &Self| {
+            Value::Bool(r.record.compat != 0)
+        }),
+        Field::new("cgroup", Kind::Text, "Path of the cgroup (version 2)", |r: &Self| Value::Text(&r.cgroup))
+            .column("CGROUP", 30),
+        Field::new("filename", Kind::Bytes, "The file that was to be executed", |r: &Self| Value::Bytes(&r.filename)),
+        Field::new("args", Kind::List, "The arguments of the new program", |r: &Self| {
+            Value::List(r.args.iter().map(Vec::as_slice).collect())
+        }),
+        Field::new("args_cut", Kind::Bool, "Whether there are more arguments than these", |r: &Self| {
+            Value::Bool(r.args_cut)
+        }),
+        Field::new("args_unreadable", Kind::Bool, "Whether arguments could not be read", |r: &Self| {
+            Value::Bool(r.record.args_unreadable != 0)
+        }),
+        Field::table_only("ARGS", 0, "The arguments; ... marks that there are more", Self::args_shown),
+    ];
+}
+
+/// The parts of arguments that came ahead of their exec, by process and time.
+#[derive(Default)]
+struct Parts(HashMap<(u32, u64), Vec<u8>>);
+
+impl Parts {
+    /// Add a part; what does not follow on the last one shows a gap, and is of no use.
+    fn add(&mut self, record: &Record, bytes: &[u8]) {
+        // Of an exec that was lost itself, the parts stay: a process has one exec at a time.
+        if record.args_offset == 0 {
+            self.0.retain(|(tgid, _), _| *tgid != record.tgid);
+        }
+        let parts = self.0.entry((record.tgid, record.time_ns)).or_default();
+        if parts.len() == record.args_offset as usize {
+            parts.extend(bytes);
+        }
+    }
+
+    /// All arguments of an exec, of which the last part came with it, and whether some are missing.
+    fn finish(&mut self, record: &Record, bytes: &[u8]) -> (Vec<u8>, bool) {
+        let mut parts = self.0.remove(&(record.tgid, record.time_ns)).unwrap_or_default();
+        let gap = parts.len() != record.args_offset as usize;
+        if !gap {
+            parts.extend(bytes);
+        }
+        (parts, gap)
+    }
+}
+
+impl Trace for Execsnoop {
+    const NAME: &'static str = "execsnoop";
+    const SUBSYSTEM: &'static str = "processes";
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn rows() -> Vec<RowInfo> {
+        vec![RowInfo::of::<Exec>()]
+    }
+
+    fn run(mut self) -> anyhow::Result<()> {
+        if self.elapsed {
+            self.common.timestamps = Some(Timestamps::Elapsed);
+        }
+        let mut storage = MaybeUninit::uninit();
+        let mut open = session::open(ExecsnoopSkelBuilder::default(), &mut storage, &self.common)?;
+        if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
+            kscope::set_filter!(rodata, &self.filter);
+            rodata.want_uid = self.common.json || self.print_uid;
+            rodata.want_cgroup = self.common.json || self.print_cgroup;
+        }
+        session::set_buffer(open.open_object_mut(), &self.buffer)?;
+        let unwanted: &[_] = if self.fails { &[] } else { &["failed_exec"] };
+        let taken = Hooks::new().without(unwanted).choose(open.open_object_mut(), &Kernel::new()?)?;
+        let skeleton = session::load(open)?;
+        let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
+
+        let columns = self.columns();
+        session.out().header(&columns)?;
+        let mut cgroups = names::Cgroups::default();
+        let mut parts = Parts::default();
+        session.stream(&skeleton.maps.events, |bytes, out| {
+            let Some((record, tail)) = kscope::record::<Record>(bytes) else { return Ok(()) };
+            if RecordKind(record.kind.into()) == RecordKind::EXECSNOOP_ARGS {
+                parts.add(&record, tail);
+                return Ok(());
+            }
+            let (name, args) = tail.split_at(usize::from(record.name_len).min(tail.len()));
+            let (args, gap) = parts.finish(&record, args);
+            let time = out.clock().wall(record.time_ns);
+            let cgroup = if record.cgroup == 0 { String::new() } else { cgroups.path(record.cgroup) };
+            let exec = self.exec(time, record, c_bytes(name).to_vec(), &args, gap, cgroup);
+            if self.line.as_ref().is_some_and(|text| !exec.args.iter().any(|arg| contains(arg, text.as_bytes()))) {
+                out.filtered();
+                return Ok(());
+            }
+            Ok(out.row(&columns, &exec)?)
+        })?;
+        Ok(session.finish()?)
+    }
+}
+
+impl Execsnoop {
+    fn columns(&self) -> Columns<Exec> {
+        let mut titles = vec!["PCOMM", "PID", "PPID", "RET", "ARGS"];
+        titles.extend(self.common.timestamps.map(|_| "TIME"));
+        titles.extend(self.print_uid.then_some("UID"));
+        titles.extend(self.print_cgroup.then_some("CGROUP"));
+        Columns::new(&titles)
+    }
+
+    fn exec(
+        &self,
+        time: Wall,
+        record: Record,
+        filename: Vec<u8>,
+        args: &[u8],
+        gap: bool,
+        cgroup: String,
+    ) -> Exec {
+        let mut list: Vec<Vec<u8>> = args.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
+        // Each argument is ended by a NUL: behind the last one there is nothing, or one that was cut.
+        if list.last().is_some_and(Vec::is_empty) {
+            list.pop();
+        }
+        let mut args_cut = gap || record.args_cut != 0 || record.args_unreadable != 0;
+        if let Some(max) = self.max_args
+            && list.len() > max
+        {
+            list.truncate(max);
+            args_cut = true;
+        }
+        Exec { time, record, filename, args: list, args_cut, quote: self.quote, cgroup }
+    }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    part.is_empty() || bytes.windows(part.len()).any(|window| window == part)
+}
