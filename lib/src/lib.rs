@@ -3,9 +3,11 @@
 
 pub mod cli;
 pub mod escape;
+pub mod hist;
 pub mod hooks;
 pub mod json;
 pub mod kernel;
+pub mod maps;
 pub mod names;
 pub mod out;
 pub mod row;

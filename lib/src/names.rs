@@ -153,6 +153,31 @@ impl Cgroup {
     }
 }
 
+/// The cgroup by which the block layer knows who issued an I/O, in the hierarchy that it uses: version 2, or
+/// that of `blkio` where version 1 has it. Nothing for a root, which all I/O is below.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn block_cgroup(path: &str) -> Result<Option<Cgroup>, String> {
+    let cgroup = Cgroup::at(path)?;
+    let is_blkio = |names: &String| names.split(',').any(|name| name == "blkio");
+    if cgroup.level == 0 {
+        return Ok(None);
+    }
+    let v1 = mounts().into_iter().find(|mount| mount.controllers.as_ref().is_some_and(is_blkio));
+    match (&cgroup.controllers, v1) {
+        (None, None) => Ok(Some(cgroup)),
+        (Some(names), _) if is_blkio(names) => Ok(Some(cgroup)),
+        (_, Some(v1)) => Err(format!(
+            "on this host block I/O belongs to the cgroups of {}: give a path there",
+            v1.point.display()
+        )),
+        (Some(names), None) => {
+            Err(format!("{path:?} is in the version 1 hierarchy of {names}, which has no I/O"))
+        }
+    }
+}
+
 struct Mount {
     point: PathBuf,
     root: String,

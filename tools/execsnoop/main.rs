@@ -114,24 +114,36 @@ impl Exec {
 impl Row for Exec {
     const TYPE: &'static str = "event";
     const FIELDS: &'static [Field<Self>] = &[
-        Field::new("time", Kind::Time, "When the exec ended", |r: &Self| Value::Time(r.time)).column("TIME", 9),
-        Field::new("uid", Kind::Uint, "User id", |r: &Self| Value::Uint(r.record.uid.into())).column("UID", 7),
-        Field::new("comm", Kind::Bytes, "Name of the process, after a successful exec the new one", |r: &Self| {
-            Value::Bytes(c_bytes(&r.record.comm))
-        })
+        Field::new("time", Kind::Time, "When the exec ended", |r: &Self| Value::Time(r.time))
+            .column("TIME", 9),
+        Field::new("uid", Kind::Uint, "User id", |r: &Self| Value::Uint(r.record.uid.into()))
+            .column("UID", 7),
+        Field::new(
+            "comm",
+            Kind::Bytes,
+            "Name of the process, after a successful exec the new one",
+            |r: &Self| Value::Bytes(c_bytes(&r.record.comm)),
+        )
         .column("PCOMM", 17),
-        Field::new("pid", Kind::Uint, "Process id", |r: &Self| Value::Uint(r.record.tgid.into())).column("PID", 8),
-        Field::new("ppid", Kind::Uint, "Process id of the parent", |r: &Self| Value::Uint(r.record.ppid.into()))
-            .column("PPID", 8),
-        Field::new("ret", Kind::Int, "0, or the negative error number", |r: &Self| Value::Int(r.record.ret.into()))
-            .column("RET", 4),
+        Field::new("pid", Kind::Uint, "Process id", |r: &Self| Value::Uint(r.record.tgid.into()))
+            .column("PID", 8),
+        Field::new("ppid", Kind::Uint, "Process id of the parent", |r: &Self| {
+            Value::Uint(r.record.ppid.into())
+        })
+        .column("PPID", 8),
+        Field::new("ret", Kind::Int, "0, or the negative error number", |r: &Self| {
+            Value::Int(r.record.ret.into())
+        })
+        .column("RET", 4),
         Field::new("error", Kind::Text, "Name of the error", Self::error).nullable(),
         Field::new("compat", Kind::Bool, "Whether the caller is a 32-bit one", |r: &Self| {
             Value::Bool(r.record.compat != 0)
         }),
         Field::new("cgroup", Kind::Text, "Path of the cgroup (version 2)", |r: &Self| Value::Text(&r.cgroup))
             .column("CGROUP", 30),
-        Field::new("filename", Kind::Bytes, "The file that was to be executed", |r: &Self| Value::Bytes(&r.filename)),
+        Field::new("filename", Kind::Bytes, "The file that was to be executed", |r: &Self| {
+            Value::Bytes(&r.filename)
+        }),
         Field::new("args", Kind::List, "The arguments of the new program", |r: &Self| {
             Value::List(r.args.iter().map(Vec::as_slice).collect())
         }),
@@ -217,7 +229,11 @@ impl Trace for Execsnoop {
             let time = out.clock().wall(record.time_ns);
             let cgroup = if record.cgroup == 0 { String::new() } else { cgroups.path(record.cgroup) };
             let exec = self.exec(time, record, c_bytes(name).to_vec(), &args, gap, cgroup);
-            if self.line.as_ref().is_some_and(|text| !exec.args.iter().any(|arg| contains(arg, text.as_bytes()))) {
+            if self
+                .line
+                .as_ref()
+                .is_some_and(|text| !exec.args.iter().any(|arg| contains(arg, text.as_bytes())))
+            {
                 out.filtered();
                 return Ok(());
             }

@@ -103,7 +103,7 @@ static __always_inline void add_directory(struct opensnoop_scratch *s, __u32 at,
 			s->event.dir_incomplete = 1;
 			return;
 		}
-		start = __builtin_preserve_access_index(&file->f_path);
+		start = &file->f_path;
 	}
 	if (at > OPENSNOOP_PATH_MAX)
 		return;

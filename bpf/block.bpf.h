@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Block requests and bios, over the kernels' versions of them. */
+#ifndef KSCOPE_BLOCK_BPF_H
+#define KSCOPE_BLOCK_BPF_H
+
+#include "kscope.bpf.h"
+
+#define REQ_OP_MASK 0xff
+#define RQF_FLUSH_SEQ_BEFORE_6_11 (1 << 4)
+#define CGROUP_DEPTH_MAX 32
+
+/* 5.17 took rq_disk away, for request_queue.disk of 5.15. */
+struct request___rq_disk {
+	struct gendisk *rq_disk;
+} __attribute__((preserve_access_index));
+
+/* 5.12 made bi_bdev of bi_disk. */
+struct bio___bi_disk {
+	struct gendisk *bi_disk;
+} __attribute__((preserve_access_index));
+
+/* 5.19 made accounting, a counter, of enable_accounting. */
+struct blk_queue_stats___bool {
+	bool enable_accounting;
+} __attribute__((preserve_access_index));
+
+/* 6.11 made an enum of the flags and moved them. */
+enum rqf_flags___since_6_11 {
+	__RQF_FLUSH_SEQ___since_6_11 = 1,
+};
+
+static __always_inline __u32 disk_dev(const struct gendisk *disk)
+{
+	if (!disk)
+		return 0;
+	return BPF_CORE_READ(disk, major) << 20 | BPF_CORE_READ(disk, first_minor);
+}
+
+static __always_inline struct gendisk *request_disk(bool btf, struct request *rq)
+{
+	struct request___rq_disk *old = (void *)rq;
+
+	if (bpf_core_field_exists(old->rq_disk))
+		return BPF_CORE_READ(old, rq_disk);
+	return btf ? rq->q->disk : BPF_CORE_READ(rq, q, disk);
+}
+
+static __always_inline struct gendisk *bio_disk(bool btf, struct bio *bio)
+{
+	struct bio___bi_disk *old = (void *)bio;
+
+	if (bpf_core_field_exists(old->bi_disk))
+		return BPF_CORE_READ(old, bi_disk);
+	return btf ? bio->bi_bdev->bd_disk : BPF_CORE_READ(bio, bi_bdev, bd_disk);
+}
+
+/* A step of a flush sequence, as opposed to the request that needs the sequence. */
+static __always_inline bool request_is_flush_step(bool btf, struct request *rq)
+{
+	__u32 flags = (__u32)FIELD(btf, rq, rq_flags);
+
+	if (bpf_core_enum_value_exists(enum rqf_flags___since_6_11, __RQF_FLUSH_SEQ___since_6_11))
+		return flags & 1 << bpf_core_enum_value(enum rqf_flags___since_6_11,
+							__RQF_FLUSH_SEQ___since_6_11);
+	return flags & RQF_FLUSH_SEQ_BEFORE_6_11;
+}
+
+/* Whether the kernel itself notes when it issues this queue's requests: blk_mq_start_request(). */
+static __always_inline bool queue_keeps_issue_time(bool btf, struct request_queue *q)
+{
+	struct blk_queue_stats *stats = FIELD(btf, q, stats);
+	struct blk_queue_stats___bool *old = (void *)stats;
+	struct list_head *first;
+
+	if (!stats)
+		return false;
+	first = btf ? stats->callbacks.next : BPF_CORE_READ(stats, callbacks.next);
+	if (first && first != &stats->callbacks)
+		return true;
+	if (bpf_core_field_exists(old->enable_accounting))
+		return BPF_CORE_READ(old, enable_accounting);
+	return FIELD(btf, stats, accounting);
+}
+
+/* Whether who issued the bio is in this cgroup or below, by the block layer's own association. */
+static __always_inline bool bio_in_cgroup(struct bio *bio, __u64 cgroup)
+{
+	struct cgroup_subsys_state *css;
+	struct blkcg_gq *blkg;
+	struct blkcg *blkcg;
+
+	if (!bio || !bpf_core_field_exists(bio->bi_blkg))
+		return false;
+	blkg = BPF_CORE_READ(bio, bi_blkg);
+	if (!blkg)
+		return false;
+	blkcg = BPF_CORE_READ(blkg, blkcg);
+	css = &blkcg->css;
+	for (int i = 0; css && i < CGROUP_DEPTH_MAX; i++) {
+		if (BPF_CORE_READ(css, cgroup, kn, id) == cgroup)
+			return true;
+		css = BPF_CORE_READ(css, parent);
+	}
+	return false;
+}
+
+#endif

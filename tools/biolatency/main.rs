@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! biolatency: summarise how long block I/O takes.
+
+use std::collections::BTreeMap;
+use std::mem::MaybeUninit;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use kscope::Error;
+use kscope::Hooks;
+use kscope::Kernel;
+use kscope::Session;
+use kscope::Tool;
+use kscope::Trace;
+use kscope::cli::Common;
+use kscope::cli::Interval;
+use kscope::hist;
+use kscope::hist::Hist;
+use kscope::hist::Unit;
+use kscope::maps;
+use kscope::names;
+use kscope::names::Disk;
+use kscope::names::Disks;
+use kscope::out::Out;
+use kscope::row::Field;
+use kscope::row::Kind;
+use kscope::row::Row;
+use kscope::row::RowInfo;
+use kscope::row::Value;
+use kscope::session;
+use kscope::time::Wall;
+use libbpf_rs::skel::OpenSkel as _;
+use libbpf_rs::skel::Skel as _;
+
+kscope::skeleton!("biolatency");
+use types::biolatency_key as Key;
+use types::kscope_hist as KernelHist;
+
+kscope::records!(Key: 16, KernelHist: 1032);
+
+/// The tool, for the table of tools.
+pub static TOOL: Tool = Tool::of::<Biolatency>();
+
+/// Run it.
+pub fn main() -> ExitCode {
+    TOOL.main()
+}
+
+/// How long does block I/O take?
+#[derive(Parser, Debug)]
+#[command(mut_arg("timestamps", |a| a.short('T').alias("timestamp")))]
+struct Biolatency {
+    /// Measure from the insertion into the queue, rather than from the issue to the device
+    #[arg(short = 'Q', long)]
+    queued: bool,
+    /// Print a histogram for each disk
+    #[arg(short = 'D', long = "per-disk")]
+    per_disk: bool,
+    /// Print a histogram for each operation with its flags
+    #[arg(short = 'F', long = "flag")]
+    per_flags: bool,
+    /// Measure this disk only
+    #[arg(short, long, value_name = "DISK", value_parser = Disk::by_name)]
+    disk: Option<Disk>,
+    /// Measure I/O that was issued in this cgroup and below only
+    #[arg(short, long, value_name = "PATH")]
+    cgroup: Option<String>,
+    /// Count in milliseconds
+    #[arg(short, long)]
+    milliseconds: bool,
+    #[command(flatten)]
+    interval: Interval,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// A histogram of one interval.
+struct Latency {
+    time: Wall,
+    interval_s: f64,
+    disk: Option<String>,
+    flags: Option<String>,
+    is_bio: bool,
+    queued: bool,
+    unit: Unit,
+    hist: Hist,
+}
+
+impl Row for Latency {
+    const TYPE: &'static str = "histogram";
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("time", Kind::Time, "The interval's end", |r: &Self| Value::Time(r.time)),
+        Field::new("interval_s", Kind::Float, "The interval's length in seconds", |r: &Self| {
+            Value::Float(r.interval_s, 3)
+        }),
+        Field::new("from", Kind::Text, "What the time begins with: issue, or insertion (-Q)", |r: &Self| {
+            Value::Text(if r.queued { "insertion" } else { "issue" })
+        }),
+        Field::new(
+            "layer",
+            Kind::Text,
+            "request; or bio, of devices that make no requests (dm, md, zram)",
+            |r: &Self| Value::Text(if r.is_bio { "bio" } else { "request" }),
+        ),
+        Field::new("disk", Kind::Text, "With -D: the disk", |r: &Self| {
+            r.disk.as_deref().map_or(Value::Null, Value::Text)
+        })
+        .nullable(),
+        Field::new(
+            "flags",
+            Kind::Text,
+            "With -F: the operation and its flags, as the kernel names them",
+            |r: &Self| r.flags.as_deref().map_or(Value::Null, Value::Text),
+        )
+        .nullable(),
+        Field::new("count", Kind::Uint, "I/Os that ended in the interval", |r: &Self| {
+            Value::Uint(r.hist.count())
+        }),
+        Field::new("total_us", Kind::Float, "Sum of their times in microseconds", |r: &Self| {
+            Value::Float(r.hist.total_ns() as f64 / 1e3, 3)
+        }),
+        Field::new("mean_us", Kind::Float, "Mean of their times in microseconds", |r: &Self| {
+            r.hist.mean_ns().map_or(Value::Null, |ns| Value::Float(ns / 1e3, 3))
+        })
+        .nullable(),
+        Field::new(
+            "percentiles",
+            Kind::Object,
+            "Bounds of the bucket in which each percentile lies",
+            |r: &Self| Value::Json(r.hist.json_percentiles(r.unit)),
+        ),
+        Field::new(
+            "buckets",
+            Kind::Array,
+            "Buckets that are not empty: from_us included, to_us not",
+            |r: &Self| Value::Json(r.hist.json_buckets(r.unit)),
+        ),
+    ];
+}
+
+/// The kernel's names for the bits of an operation's flags: they move from release to release.
+struct FlagNames {
+    ops: Vec<(String, i64)>,
+    bits: Vec<(String, i64)>,
+}
+
+impl FlagNames {
+    fn new(kernel: &Kernel) -> Self {
+        // 6.1 renamed req_opf.
+        let ops = kernel.enumerators("req_op").or_else(|| kernel.enumerators("req_opf"));
+        let bits = kernel.enumerators("req_flag_bits");
+        Self { ops: ops.unwrap_or_default(), bits: bits.unwrap_or_default() }
+    }
+
+    fn text(&self, flags: u32) -> String {
+        let op = i64::from(flags & 0xff);
+        let name = self.ops.iter().find(|(_, value)| *value == op);
+        let mut text = match name {
+            Some((name, _)) => name.trim_start_matches("REQ_OP_").to_lowercase(),
+            None => format!("op {op}"),
+        };
+        for bit in 8..32 {
+            if flags & 1 << bit == 0 {
+                continue;
+            }
+            let name = self.bits.iter().find(|(_, value)| *value == i64::from(bit));
+            let name = name
+                .map_or_else(|| format!("bit {bit}"), |(name, _)| name.replace("__REQ_", "").to_lowercase());
+            text.push('|');
+            text.push_str(&name);
+        }
+        text
+    }
+}
+
+impl Trace for Biolatency {
+    const NAME: &'static str = "biolatency";
+    const SUBSYSTEM: &'static str = "block I/O";
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn rows() -> Vec<RowInfo> {
+        vec![RowInfo::of::<Latency>()]
+    }
+
+    fn run(self) -> anyhow::Result<()> {
+        let unit = if self.milliseconds { hist::MILLISECONDS } else { hist::MICROSECONDS };
+        let cgroup =
+            self.cgroup.as_deref().map(names::block_cgroup).transpose().map_err(Error::Usage)?.flatten();
+        let mut storage = MaybeUninit::uninit();
+        let mut open = session::open(BiolatencySkelBuilder::default(), &mut storage, &self.common)?;
+        let kernel = Kernel::new()?;
+        if cgroup.is_some() && !kernel.has_member("bio", "bi_blkg") {
+            Err(Error::Usage("this kernel does not know the cgroup of an I/O (CONFIG_BLK_CGROUP)".into()))?;
+        }
+        if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
+            rodata.unit_ns = unit.ns;
+            rodata.target_dev = self.disk.as_ref().map_or(0, |disk| disk.dev);
+            rodata.per_disk = self.per_disk;
+            rodata.per_flags = self.per_flags;
+            rodata.from_insertion = self.queued;
+            rodata.cgroup = cgroup.map_or(0, |cgroup| cgroup.id);
+            rodata.issue_has_queue = kernel.tracepoint_args("block_rq_issue") == Some(2);
+            rodata.bio_queue_has_queue = kernel.tracepoint_args("block_bio_queue") == Some(2);
+        }
+        let unwanted = if self.queued { "issue" } else { "insert" };
+        let taken = Hooks::new().without(&[unwanted]).choose(open.open_object_mut(), &kernel)?;
+        let flag_names = FlagNames::new(&kernel);
+        drop(kernel);
+        let skeleton = session::load(open)?;
+        let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
+        session.banner("Tracing block I/O, until Ctrl-C.");
+
+        let mut disks = Disks::default();
+        let mut before = BTreeMap::new();
+        let mut since = Instant::now();
+        session.intervals(&self.interval, |out| {
+            let now = snapshot(&skeleton, self.per_disk || self.per_flags)?;
+            let interval_s = since.elapsed().as_secs_f64();
+            since = Instant::now();
+            out.interval_time()?;
+            let mut printed = false;
+            for ((dev, flags, is_bio), all) in &now {
+                let hist =
+                    before.get(&(*dev, *flags, *is_bio)).map_or_else(|| all.clone(), |old| all.since(old));
+                // One that is empty tells something only where it is the only one.
+                if hist.count() == 0 && (self.per_disk || self.per_flags || *is_bio) {
+                    continue;
+                }
+                printed = true;
+                let latency = Latency {
+                    time: Wall::now(),
+                    interval_s,
+                    disk: self.per_disk.then(|| disks.name(*dev)),
+                    flags: self.per_flags.then(|| flag_names.text(*flags)),
+                    is_bio: *is_bio,
+                    queued: self.queued,
+                    unit,
+                    hist,
+                };
+                print(out, &latency)?;
+            }
+            if !printed && !out.is_json() {
+                out.text("no block I/O\n")?;
+            }
+            before = now;
+            Ok(())
+        })?;
+        Ok(session.finish()?)
+    }
+}
+
+type Snapshot = BTreeMap<(u32, u32, bool), Hist>;
+
+fn snapshot(skeleton: &BiolatencySkel<'_>, keyed: bool) -> anyhow::Result<Snapshot> {
+    let hist = |hist: &KernelHist| Hist::new(&hist.slots, hist.sum_ns);
+    if keyed {
+        let entries = maps::entries::<Key, KernelHist>(&skeleton.maps.hists)?;
+        return Ok(entries
+            .iter()
+            .map(|(key, value)| ((key.dev, key.cmd_flags, key.is_bio != 0), hist(value)))
+            .collect());
+    }
+    let total = skeleton.maps.bss_data.as_deref().map(|bss| bss.total).unwrap_or_default();
+    Ok(total.iter().zip([false, true]).map(|(value, is_bio)| ((0, 0, is_bio), hist(value))).collect())
+}
+
+fn print(out: &mut Out, latency: &Latency) -> Result<(), Error> {
+    if out.is_json() {
+        return out.json_row(latency);
+    }
+    let mut title: Vec<String> = Vec::new();
+    title.extend(latency.disk.as_ref().map(|disk| format!("disk = {disk}")));
+    title.extend(latency.flags.as_ref().map(|flags| format!("flags = {flags}")));
+    if latency.is_bio {
+        title.push("devices without requests (dm, md, zram), by bio".into());
+    }
+    if !title.is_empty() {
+        out.text(&title.join("  "))?;
+    }
+    out.text(&latency.hist.table(latency.unit))
+}
