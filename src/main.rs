@@ -13,12 +13,8 @@ use std::process::Stdio;
 use anyhow::Context as _;
 use clap::Parser;
 use kscope::Tool;
+use kscope::out::plain_table;
 use serde_json::Value;
-use tabled::builder::Builder;
-use tabled::settings::Alignment;
-use tabled::settings::Padding;
-use tabled::settings::Style;
-use tabled::settings::object::Columns;
 
 // One module a tool, and TOOLS, all of them: build.rs made it of the folders in tools/.
 include!(concat!(env!("OUT_DIR"), "/tools.rs"));
@@ -85,13 +81,6 @@ fn find(name: &str) -> Option<&'static Tool> {
     TOOLS.iter().copied().find(|tool| tool.name == name)
 }
 
-fn table(rows: Vec<Vec<String>>) -> String {
-    let mut table = Builder::from_iter(rows).build();
-    table.with(Style::empty()).modify(Columns::new(..), Alignment::left());
-    table.modify(Columns::new(..), Padding::new(0, 2, 0, 0));
-    table.to_string().lines().map(|line| format!("{}\n", line.trim_end())).collect()
-}
-
 fn list(json: bool) -> anyhow::Result<ExitCode> {
     let mut stdout = io::stdout().lock();
     if json {
@@ -112,7 +101,7 @@ fn list(json: bool) -> anyhow::Result<ExitCode> {
             rows.push(vec![first.into(), tool.name.into(), tool.question()]);
         }
     }
-    write!(stdout, "{}", table(rows))?;
+    write!(stdout, "{}", plain_table(rows))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -148,7 +137,7 @@ fn doctor(json: bool, names: &[String]) -> anyhow::Result<ExitCode> {
         rows.push(vec![tool.name.into(), works.into(), text]);
     }
     if !json {
-        write!(stdout, "{}", table(rows))?;
+        write!(stdout, "{}", plain_table(rows))?;
     }
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -200,6 +200,15 @@ impl Filter {
         .map(|(name, _)| name)
     }
 
+    /// Whether everything passes.
+    pub fn is_empty(&self) -> bool {
+        self.pid.is_empty()
+            && self.tid.is_empty()
+            && self.uid.is_empty()
+            && self.comm.is_none()
+            && self.cgroup.is_empty()
+    }
+
     /// The system-wide errors of this filter: a list that is too long.
     ///
     /// # Errors

@@ -61,13 +61,8 @@ impl<R: Row> Serialize for JsonRow<'_, R> {
                 Value::String(v) => map.serialize_entry(key, &v)?,
                 Value::Time(v) => map.serialize_entry(key, &v.rfc3339())?,
                 Value::Json(v) => map.serialize_entry(key, &v)?,
-                Value::Bytes(v) => match str::from_utf8(v) {
-                    Ok(text) => map.serialize_entry(key, text)?,
-                    Err(_) => {
-                        map.serialize_entry(key, &String::from_utf8_lossy(v))?;
-                        map.serialize_entry(&format!("{key}_hex"), &hex(v))?;
-                    }
-                },
+                Value::Bytes(v) => bytes_entry(&mut map, key, v)?,
+                Value::Owned(v) => bytes_entry(&mut map, key, &v)?,
                 Value::List(list) => {
                     let texts: Vec<_> = list.iter().map(|v| String::from_utf8_lossy(v)).collect();
                     map.serialize_entry(key, &texts)?;
@@ -79,6 +74,17 @@ impl<R: Row> Serialize for JsonRow<'_, R> {
             }
         }
         map.end()
+    }
+}
+
+/// Text as it is; what is no UTF-8 with replacement characters, and beside it every byte in hexadecimal.
+fn bytes_entry<M: SerializeMap>(map: &mut M, key: &'static str, bytes: &[u8]) -> Result<(), M::Error> {
+    match str::from_utf8(bytes) {
+        Ok(text) => map.serialize_entry(key, text),
+        Err(_) => {
+            map.serialize_entry(key, &String::from_utf8_lossy(bytes))?;
+            map.serialize_entry(&format!("{key}_hex"), &hex(bytes))
+        }
     }
 }
 

@@ -10,9 +10,11 @@ pub mod kernel;
 pub mod maps;
 pub mod names;
 pub mod out;
+pub mod perf;
 pub mod row;
 pub mod session;
 pub mod signals;
+pub mod symbols;
 pub mod time;
 
 mod caps;

@@ -7,6 +7,11 @@ use std::io::StdoutLock;
 use std::io::Write;
 
 use serde::Serialize;
+use tabled::builder::Builder;
+use tabled::settings::Alignment;
+use tabled::settings::Padding;
+use tabled::settings::Style;
+use tabled::settings::object::Columns as TableColumns;
 use unicode_width::UnicodeWidthStr as _;
 
 use crate::Error;
@@ -112,6 +117,28 @@ impl Out {
         self.end_line()
     }
 
+    /// Print rows that are all there as a table as wide as they need, or as JSON.
+    pub fn table<R: Row>(&mut self, columns: &Columns<R>, rows: &[R]) -> Result<(), Error> {
+        if self.json {
+            return rows.iter().try_for_each(|row| self.row(columns, row));
+        }
+        self.printed += rows.len() as u64;
+        let mut cells = Vec::with_capacity(rows.len() + 1);
+        if !self.no_header {
+            cells.push(columns.0.iter().map(|field| field.title.to_string()).collect());
+        }
+        for row in rows {
+            let mut line = Vec::with_capacity(columns.0.len());
+            for field in &columns.0 {
+                self.line.clear();
+                self.cell((field.get)(row));
+                line.push(std::mem::take(&mut self.line));
+            }
+            cells.push(line);
+        }
+        self.writer.write_all(plain_table(cells).as_bytes()).map_err(Error::output)
+    }
+
     /// Print a row type that has no table, as JSON.
     pub fn json_row<R: Row>(&mut self, row: &R) -> Result<(), Error> {
         self.object(&JsonRow(row))
@@ -174,6 +201,10 @@ impl Out {
                 escape_into(line, v);
                 Ok(())
             }
+            Value::Owned(v) => {
+                escape_into(line, &v);
+                Ok(())
+            }
             Value::List(list) => {
                 for (i, v) in list.iter().enumerate() {
                     if i > 0 {
@@ -193,6 +224,18 @@ impl Out {
             },
         };
     }
+}
+
+/// Cells as lines, each column as wide as its widest cell.
+pub fn plain_table(cells: Vec<Vec<String>>) -> String {
+    if cells.is_empty() {
+        return String::new();
+    }
+    let mut table = Builder::from_iter(cells).build();
+    table.with(Style::empty());
+    table.modify(TableColumns::new(..), Alignment::left());
+    table.modify(TableColumns::new(..), Padding::new(0, 2, 0, 0));
+    table.to_string().lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 /// Append blanks until the column that began at `start` is `width` wide.

@@ -22,6 +22,8 @@ pub enum Value<'a> {
     String(String),
     /// Bytes from outside: escaped in a table, and lossless in JSON (see `docs/output.md`).
     Bytes(&'a [u8]),
+    /// The same, made for this row.
+    Owned(Vec<u8>),
     /// Byte strings from outside.
     List(Vec<&'a [u8]>),
     /// Wall-clock time.

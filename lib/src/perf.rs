@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Sampling: a perf event on each CPU, with a BPF program at each sample.
+
+use std::fs;
+use std::io;
+use std::os::fd::FromRawFd as _;
+use std::os::fd::IntoRawFd as _;
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use libbpf_rs::Link;
+use libbpf_rs::Object;
+use nix::errno::Errno;
+use nix::sys::mman::MapFlags;
+use nix::sys::mman::ProtFlags;
+
+use crate::Error;
+
+/// Bits of `perf_event_attr` (include/uapi/linux/perf_event.h).
+const DISABLED: u64 = 1 << 0;
+const FREQ: u64 = 1 << 10;
+/// A flag of perf_event_open(2).
+const FD_CLOEXEC: libc::c_ulong = 1 << 3;
+/// Types of the records in a perf event's own buffer.
+const PERF_RECORD_THROTTLE: u32 = 5;
+const MAX_SAMPLE_RATE: &str = "/proc/sys/kernel/perf_event_max_sample_rate";
+
+/// What makes the samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The processor's own counter of cycles: it also sees code that runs with interrupts off, and no
+    /// idle processor.
+    Cycles,
+    /// A timer of the kernel's.
+    CpuClock,
+}
+
+impl Source {
+    /// perf's name of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cycles => "cycles",
+            Self::CpuClock => "cpu-clock",
+        }
+    }
+}
+
+/// A perf event on each of some CPUs.
+pub struct Sampler {
+    source: Source,
+    frequency: u64,
+    events: Vec<Event>,
+}
+
+struct Event {
+    fd: OwnedFd,
+    buffer: Buffer,
+}
+
+impl Sampler {
+    /// Open an event of `frequency` samples a second on each of `cpus`: cycles, or the CPU clock where there is
+    /// no such counter. It counts once a program is attached.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a frequency above the kernel's limit, or the kernel's.
+    pub fn open(frequency: u64, cpus: &[u32]) -> Result<Self, Error> {
+        if let Some(limit) = read_number(MAX_SAMPLE_RATE)
+            && frequency > limit
+        {
+            return Err(Error::Usage(format!(
+                "this kernel takes at most {limit} samples a second (kernel.perf_event_max_sample_rate)"
+            )));
+        }
+        let open_all = |source: Source| -> Result<Vec<Event>, Errno> {
+            cpus.iter().map(|cpu| open_event(source, frequency, *cpu)).collect()
+        };
+        let (source, events) = match open_all(Source::Cycles) {
+            Err(Errno::ENOENT | Errno::EOPNOTSUPP | Errno::ENODEV | Errno::EINVAL) => {
+                (Source::CpuClock, open_all(Source::CpuClock))
+            }
+            other => (Source::Cycles, other),
+        };
+        Ok(Self { source, frequency, events: events.map_err(Error::system("perf_event_open"))? })
+    }
+
+    /// What makes the samples.
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// How many CPUs are sampled.
+    pub fn cpus(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Attach the loaded programs of the section `perf_event` to each event.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn attach(&self, object: &Object) -> Result<Vec<Link>, Error> {
+        let mut links = Vec::new();
+        for program in object.progs_mut().filter(|p| p.section() == "perf_event" && p.autoload()) {
+            for event in &self.events {
+                let system = |error| Error::System { what: "perf event".into(), error };
+                // The link closes the descriptor that it is given.
+                let fd = event.fd.try_clone().map_err(system)?.into_raw_fd();
+                let link = program.attach_perf_event(fd).map_err(|error| {
+                    // SAFETY: the link was not made, so nobody else closes it.
+                    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+                    Error::Bpf { what: "attaching to a perf event".into(), error, detail: String::new() }
+                })?;
+                links.push(link);
+            }
+        }
+        Ok(links)
+    }
+
+    /// How many samples a timer should have made since it was attached; of cycles, nobody can say.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn expected(&self) -> Result<Option<u64>, Error> {
+        if self.source != Source::CpuClock {
+            return Ok(None);
+        }
+        let mut enabled_ns = 0;
+        for event in &self.events {
+            // The count, and the time for which the event was enabled.
+            let mut bytes = [0u8; 16];
+            nix::unistd::read(&event.fd, &mut bytes).map_err(Error::system("reading a perf event"))?;
+            enabled_ns += bytes.last_chunk().map_or(0, |time| u64::from_ne_bytes(*time));
+        }
+        Ok(Some((u128::from(enabled_ns) * u128::from(self.frequency) / 1_000_000_000) as u64))
+    }
+
+    /// How often the kernel throttled an event: held samples back because they came too fast for its limit.
+    pub fn throttled(&mut self) -> u64 {
+        self.events.iter_mut().map(|event| event.buffer.count(PERF_RECORD_THROTTLE)).sum()
+    }
+}
+
+fn read_number(path: &str) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+fn open_event(source: Source, frequency: u64, cpu: u32) -> Result<Event, Errno> {
+    let (kind, config) = match source {
+        Source::Cycles => (libbpf_sys::PERF_TYPE_HARDWARE, libbpf_sys::PERF_COUNT_HW_CPU_CYCLES),
+        Source::CpuClock => (libbpf_sys::PERF_TYPE_SOFTWARE, libbpf_sys::PERF_COUNT_SW_CPU_CLOCK),
+    };
+    let mut attr = libbpf_sys::perf_event_attr {
+        type_: kind,
+        size: size_of::<libbpf_sys::perf_event_attr>() as u32,
+        config: config.into(),
+        read_format: libbpf_sys::PERF_FORMAT_TOTAL_TIME_ENABLED.into(),
+        ..Default::default()
+    };
+    attr.__bindgen_anon_1.sample_freq = frequency;
+    attr._bitfield_1 = libbpf_sys::__BindgenBitfieldUnit::new((DISABLED | FREQ).to_ne_bytes());
+    // SAFETY: the kernel reads `attr`, which is as long as its size says.
+    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, -1, cpu, -1, FD_CLOEXEC) };
+    let fd = Errno::result(fd)? as i32;
+    // SAFETY: the kernel just made it for us.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok(Event { buffer: Buffer::new(&fd)?, fd })
+}
+
+/// The buffer that the kernel shares with us for records about the event itself.
+struct Buffer {
+    base: NonNull<libc::c_void>,
+    page: usize,
+    head: u64,
+    count: u64,
+}
+
+impl Buffer {
+    /// The page of positions and one of data: samples do not go there, as the program takes them.
+    fn new(fd: &OwnedFd) -> Result<Self, Errno> {
+        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?.unwrap_or(4096) as usize;
+        let length = std::num::NonZeroUsize::new(2 * page).ok_or(Errno::EINVAL)?;
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping, of which nothing else knows.
+        let base = unsafe { nix::sys::mman::mmap(None, length, access, MapFlags::MAP_SHARED, fd, 0) }?;
+        Ok(Self { base, page, head: 0, count: 0 })
+    }
+
+    /// How many records of this type there have been.
+    fn count(&mut self, kind: u32) -> u64 {
+        let page = self.base.cast::<libbpf_sys::perf_event_mmap_page>().as_ptr();
+        // SAFETY: the kernel keeps this page as long as the mapping; head and tail are aligned.
+        let (head, tail) = unsafe {
+            (AtomicU64::from_ptr(&raw mut (*page).data_head), AtomicU64::from_ptr(&raw mut (*page).data_tail))
+        };
+        // The kernel writes records before it moves the head.
+        let end = head.load(Ordering::Acquire);
+        while self.head + 8 <= end {
+            let at = self.head as usize % self.page;
+            // SAFETY: records are aligned to 8 bytes, so that a header does not cross the data's end.
+            let (record, size) = unsafe {
+                let header = self.base.as_ptr().cast::<u8>().add(self.page + at);
+                (header.cast::<u32>().read_volatile(), header.add(6).cast::<u16>().read_volatile())
+            };
+            self.count += u64::from(record == kind);
+            self.head += u64::from(size.max(8));
+        }
+        tail.store(end, Ordering::Release);
+        self.count
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: the mapping of `new`, to which no reference is left. There is nothing to do on failure.
+        _ = unsafe { nix::sys::mman::munmap(self.base, 2 * self.page) };
+    }
+}
+
+/// The CPUs that are online.
+///
+/// # Errors
+/// The kernel's.
+pub fn online_cpus() -> Result<Vec<u32>, Error> {
+    let path = "/sys/devices/system/cpu/online";
+    let text = fs::read_to_string(path).map_err(|error| Error::System { what: path.into(), error })?;
+    parse_cpus(text.trim()).ok_or_else(|| Error::System {
+        what: path.into(),
+        error: io::Error::new(io::ErrorKind::InvalidData, text.trim()),
+    })
+}
+
+/// A list of CPUs, as the kernel and perf write it: `0-3,5`.
+pub fn parse_cpus(text: &str) -> Option<Vec<u32>> {
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (first.trim().parse::<u32>().ok()?, last.trim().parse::<u32>().ok()?);
+        if first > last || last > 1 << 16 {
+            return None;
+        }
+        cpus.extend(first..=last);
+    }
+    Some(cpus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_cpus() {
+        assert_eq!(parse_cpus("0-3,5"), Some(vec![0, 1, 2, 3, 5]));
+        assert_eq!(parse_cpus("7"), Some(vec![7]));
+        for bad in ["", "a", "3-1", "1,", "-1", "0-99999999"] {
+            assert_eq!(parse_cpus(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! sampleip: count where the instruction pointer is, as the kernel's samples/bpf/sampleip does.
+
+use std::collections::BTreeMap;
+use std::mem::MaybeUninit;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use kscope::Capability;
+use kscope::Columns;
+use kscope::Error;
+use kscope::Hooks;
+use kscope::Kernel;
+use kscope::Session;
+use kscope::Tool;
+use kscope::Trace;
+use kscope::cli;
+use kscope::cli::Common;
+use kscope::cli::Filter;
+use kscope::cli::Interval;
+use kscope::escape::c_bytes;
+use kscope::maps;
+use kscope::perf;
+use kscope::perf::Sampler;
+use kscope::row::Field;
+use kscope::row::Kind;
+use kscope::row::Row;
+use kscope::row::RowInfo;
+use kscope::row::Value;
+use kscope::session;
+use kscope::symbols::Symbols;
+use libbpf_rs::skel::OpenSkel as _;
+use libbpf_rs::skel::Skel as _;
+
+kscope::skeleton!("sampleip");
+use types::sampleip_key as Key;
+use types::sampleip_value as Entry;
+
+kscope::records!(Key: 16, Entry: 24);
+
+/// The tool, for the table of tools.
+pub static TOOL: Tool = Tool::of::<Sampleip>();
+
+/// Run it.
+pub fn main() -> ExitCode {
+    TOOL.main()
+}
+
+const DEFAULT_DURATION: Duration = Duration::from_secs(5);
+
+/// Which instructions are the processors executing?
+#[derive(Parser, Debug)]
+struct Sampleip {
+    /// Samples a second on each CPU
+    #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u64).range(1..))]
+    frequency: u64,
+    /// Sample these CPUs only: a list as in 0-3,5
+    #[arg(short = 'C', long = "cpu", value_name = "CPUS", value_parser = cpus)]
+    cpu: Option<Cpus>,
+    /// List addresses of user space, rather than of the kernel
+    #[arg(short = 'U', long)]
+    user: bool,
+    /// List addresses of the idle task too
+    #[arg(short = 'I', long = "include-idle")]
+    idle: bool,
+    /// List each function once, with the samples of all its addresses
+    #[arg(short = 's', long)]
+    by_symbol: bool,
+    /// How many different addresses can be counted
+    #[arg(long, value_name = "COUNT", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    entries: u32,
+    /// How long to sample: seconds, or with a unit as in 500ms, 10s [default: 5]
+    #[arg(value_name = "DURATION", value_parser = cli::duration, conflicts_with = "duration")]
+    time: Option<Duration>,
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Clone, Debug)]
+struct Cpus(Vec<u32>);
+
+fn cpus(text: &str) -> Result<Cpus, String> {
+    perf::parse_cpus(text).map(Cpus).ok_or_else(|| "not a list of CPUs, as in 0-3,5".into())
+}
+
+/// An address, or with --by-symbol a function, and its samples.
+struct Sampled {
+    address: u64,
+    name: Result<String, String>,
+    module: Option<String>,
+    offset: u64,
+    process: Option<(u32, Vec<u8>)>,
+    samples: u64,
+    percent: f64,
+    by_symbol: bool,
+}
+
+impl Sampled {
+    /// `function+0x12 [module]`, or why there is no name.
+    fn symbol_shown(&self) -> Vec<u8> {
+        let mut text = match &self.name {
+            Ok(name) if self.by_symbol => name.clone(),
+            Ok(name) => format!("{name}+{:#x}", self.offset),
+            Err(reason) => format!("[unknown: {reason}]"),
+        };
+        if let Some(module) = &self.module {
+            let file = module.rsplit('/').next().unwrap_or(module);
+            text.push_str(&format!(" [{file}]"));
+        }
+        text.into_bytes()
+    }
+}
+
+impl Row for Sampled {
+    const TYPE: &'static str = "row";
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new(
+            "address",
+            Kind::Text,
+            "Instruction pointer; with --by-symbol that of the function's first row",
+            |r: &Self| Value::String(format!("{:#018x}", r.address)),
+        )
+        .column("ADDR", 20),
+        Field::new("pid", Kind::Uint, "Process id, in user space", |r: &Self| {
+            r.process.as_ref().map_or(Value::Null, |(pid, _)| Value::Uint((*pid).into()))
+        })
+        .nullable()
+        .column("PID", 8),
+        Field::new(
+            "comm",
+            Kind::Bytes,
+            "Name of the thread that was sampled first, in user space",
+            |r: &Self| r.process.as_ref().map_or(Value::Null, |(_, comm)| Value::Bytes(comm)),
+        )
+        .nullable()
+        .column("COMM", 17),
+        Field::new("samples", Kind::Uint, "Samples", |r: &Self| Value::Uint(r.samples)).column("COUNT", 8),
+        Field::new("share_percent", Kind::Float, "Share of all samples that are listed", |r: &Self| {
+            Value::Float(r.percent, 1)
+        })
+        .column("%", 6),
+        Field::new("symbol", Kind::Bytes, "Function, if it has a name", |r: &Self| {
+            r.name.as_ref().map_or(Value::Null, |name| Value::Bytes(name.as_bytes()))
+        })
+        .nullable(),
+        Field::new("offset_bytes", Kind::Uint, "Distance from the function's beginning", |r: &Self| {
+            Value::Uint(r.offset)
+        }),
+        Field::new("module", Kind::Bytes, "Kernel module, executable or library", |r: &Self| {
+            r.module.as_ref().map_or(Value::Null, |module| Value::Bytes(module.as_bytes()))
+        })
+        .nullable(),
+        Field::new("unknown_reason", Kind::Text, "Why there is no name", |r: &Self| {
+            r.name.as_ref().err().map_or(Value::Null, |reason| Value::Text(reason))
+        })
+        .nullable(),
+        Field::table_only("SYMBOL", 0, "Function and offset, with its module", |r: &Self| {
+            Value::Owned(r.symbol_shown())
+        }),
+    ];
+}
+
+/// What was sampled in all.
+struct Summary {
+    source: &'static str,
+    frequency: u64,
+    cpus: usize,
+    seconds: f64,
+    total: u64,
+    idle: u64,
+    user: u64,
+    kernel: u64,
+    missed: Option<u64>,
+    uncounted: u64,
+    throttled: u64,
+}
+
+impl Row for Summary {
+    const TYPE: &'static str = "summary";
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("event", Kind::Text, "What made the samples: cycles or cpu-clock", |r: &Self| {
+            Value::Text(r.source)
+        }),
+        Field::new("frequency_hz", Kind::Uint, "Samples a second on each CPU", |r: &Self| {
+            Value::Uint(r.frequency)
+        }),
+        Field::new("cpus", Kind::Uint, "CPUs sampled", |r: &Self| Value::Uint(r.cpus as u64)),
+        Field::new("duration_s", Kind::Float, "Seconds of sampling", |r: &Self| Value::Float(r.seconds, 3)),
+        Field::new("samples", Kind::Uint, "Samples that passed the filters", |r: &Self| Value::Uint(r.total)),
+        Field::new("idle", Kind::Uint, "Of these, in the idle task", |r: &Self| Value::Uint(r.idle)),
+        Field::new("user", Kind::Uint, "Of these, in user space", |r: &Self| Value::Uint(r.user)),
+        Field::new("kernel", Kind::Uint, "Of these, in the kernel", |r: &Self| Value::Uint(r.kernel)),
+        Field::new(
+            "missed",
+            Kind::Uint,
+            "Samples that the timer should have made and did not; unknown with a filter",
+            |r: &Self| r.missed.map_or(Value::Null, Value::Uint),
+        )
+        .nullable(),
+        Field::new("uncounted", Kind::Uint, "Samples for whose address there was no room", |r: &Self| {
+            Value::Uint(r.uncounted)
+        }),
+        Field::new("throttled", Kind::Uint, "How often the kernel throttled the sampling", |r: &Self| {
+            Value::Uint(r.throttled)
+        }),
+    ];
+}
+
+impl Summary {
+    fn text(&self) -> String {
+        let missed = self.missed.map_or_else(|| "unknown".into(), |missed| missed.to_string());
+        let mut text = format!(
+            "{} samples by {} at {} Hz on {} CPUs in {:.1} s: {} kernel, {} user, {} idle\n\
+             lost: {missed} missed, {} uncounted (--entries)",
+            self.total,
+            self.source,
+            self.frequency,
+            self.cpus,
+            self.seconds,
+            self.kernel,
+            self.user,
+            self.idle,
+            self.uncounted
+        );
+        if self.throttled > 0 {
+            text.push_str(&format!("\nthe kernel throttled the sampling {} times: lower -F", self.throttled));
+        }
+        text
+    }
+}
+
+impl Trace for Sampleip {
+    const NAME: &'static str = "sampleip";
+    const SUBSYSTEM: &'static str = "CPU";
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn rows() -> Vec<RowInfo> {
+        vec![RowInfo::of::<Sampled>(), RowInfo::of::<Summary>()]
+    }
+
+    fn run(mut self) -> anyhow::Result<()> {
+        let duration = self.time.or(self.common.duration).unwrap_or(DEFAULT_DURATION);
+        self.common.duration = Some(duration);
+        let cpus = self.cpus()?;
+        let mut storage = MaybeUninit::uninit();
+        let mut open = session::open(SampleipSkelBuilder::default(), &mut storage, &self.common)?;
+        if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
+            kscope::set_filter!(rodata, &self.filter);
+            rodata.list_kernel = !self.user;
+            rodata.list_user = self.user;
+            rodata.list_idle = self.idle;
+            // The tool's own samples are a part of the truth about a CPU.
+            rodata.filter.own_tgid = u32::MAX;
+        }
+        session::set_max_entries(open.open_object_mut(), "addresses", self.entries)?;
+        let taken = Hooks::new().choose(open.open_object_mut(), &Kernel::new()?)?;
+        let skeleton = session::load(open)?;
+        let mut sampler = Sampler::open(self.frequency, &cpus)?;
+        let keep: &[_] = if self.user {
+            &[Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH, Capability::CAP_CHECKPOINT_RESTORE]
+        } else {
+            &[Capability::CAP_SYSLOG]
+        };
+        let attach = |object: &_| sampler.attach(object);
+        let mut session =
+            Session::start_with(Self::NAME, &self.common, skeleton.object(), &taken, keep, attach)?;
+        session.banner(&format!("Sampling at {} Hz for {duration:?}, or until Ctrl-C.", self.frequency));
+
+        let mut sampled = None;
+        session.intervals(&Interval { interval: None, count: None }, |_| {
+            sampled = Some((maps::entries::<Key, Entry>(&skeleton.maps.addresses)?, sampler.expected()?));
+            Ok(())
+        })?;
+        if let Some((entries, expected)) = sampled {
+            let seconds = session.elapsed().as_secs_f64();
+            let uncounted = session.account()?.total_lost();
+            let totals = skeleton.maps.bss_data.as_deref().map(|bss| bss.totals).unwrap_or_default();
+            let total = totals.idle + totals.user + totals.kernel;
+            let summary = Summary {
+                source: sampler.source().name(),
+                frequency: self.frequency,
+                cpus: sampler.cpus(),
+                seconds,
+                total,
+                idle: totals.idle,
+                user: totals.user,
+                kernel: totals.kernel,
+                missed: expected.filter(|_| self.filter.is_empty()).map(|n| n.saturating_sub(total)),
+                uncounted,
+                throttled: sampler.throttled(),
+            };
+            let rows = self.rows_of(&entries);
+            let out = session.out();
+            out.table(&self.columns(), &rows)?;
+            if out.is_json() {
+                out.json_row(&summary)?;
+            } else {
+                out.text(&format!("\n{}", summary.text()))?;
+            }
+        }
+        Ok(session.finish()?)
+    }
+}
+
+impl Sampleip {
+    fn cpus(&self) -> Result<Vec<u32>, Error> {
+        let online = perf::online_cpus()?;
+        let Some(Cpus(wanted)) = &self.cpu else { return Ok(online) };
+        match wanted.iter().find(|cpu| !online.contains(cpu)) {
+            Some(cpu) => {
+                Err(Error::Usage(format!("CPU {cpu} is not online: see /sys/devices/system/cpu/online")))
+            }
+            None => Ok(wanted.clone()),
+        }
+    }
+
+    fn columns(&self) -> Columns<Sampled> {
+        let mut titles = vec!["COUNT", "%", "SYMBOL"];
+        titles.extend((!self.by_symbol).then_some("ADDR"));
+        titles.extend(self.user.then_some(["PID", "COMM"]).into_iter().flatten());
+        Columns::new(&titles)
+    }
+
+    /// The rows, most samples first.
+    fn rows_of(&self, entries: &[(Key, Entry)]) -> Vec<Sampled> {
+        let total: u64 = entries.iter().map(|(_, entry)| entry.samples).sum();
+        // One question to the symboliser for each process: it reads a process's maps once for all.
+        let mut spaces: BTreeMap<u32, Vec<&(Key, Entry)>> = BTreeMap::new();
+        entries.iter().for_each(|entry| spaces.entry(entry.0.tgid).or_default().push(entry));
+        let mut symbols = Symbols::new();
+        let mut rows = Vec::with_capacity(entries.len());
+        for (tgid, entries) in spaces {
+            let addresses: Vec<u64> = entries.iter().map(|(key, _)| key.ip).collect();
+            let found =
+                if tgid == 0 { symbols.kernel(&addresses) } else { symbols.process(tgid, &addresses) };
+            for ((key, entry), symbol) in entries.into_iter().zip(found) {
+                rows.push(Sampled {
+                    address: key.ip,
+                    name: symbol.name,
+                    module: symbol.module,
+                    offset: symbol.offset,
+                    process: (tgid != 0).then(|| (tgid, c_bytes(&entry.comm).to_vec())),
+                    samples: entry.samples,
+                    percent: 0.0,
+                    by_symbol: self.by_symbol,
+                });
+            }
+        }
+        rows.sort_by_key(|row| (std::cmp::Reverse(row.samples), row.address));
+        if self.by_symbol {
+            rows = fold(rows);
+        }
+        for row in &mut rows {
+            row.percent = row.samples as f64 * 100.0 / total as f64;
+        }
+        rows
+    }
+}
+
+/// One row for each function of each process. An address without a name stays by itself.
+fn fold(rows: Vec<Sampled>) -> Vec<Sampled> {
+    let mut folded: BTreeMap<_, Sampled> = BTreeMap::new();
+    for row in rows {
+        let function = (
+            row.process.as_ref().map(|(pid, _)| *pid),
+            row.module.clone(),
+            row.name.clone().ok(),
+            row.name.is_err().then_some(row.address),
+        );
+        match folded.get_mut(&function) {
+            Some(first) => first.samples += row.samples,
+            None => _ = folded.insert(function, row),
+        }
+    }
+    let mut rows: Vec<Sampled> = folded.into_values().collect();
+    rows.sort_by_key(|row| (std::cmp::Reverse(row.samples), row.address));
+    rows
+}
