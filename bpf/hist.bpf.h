@@ -33,7 +33,8 @@ static __always_inline __u32 hist_log2(__u64 v)
 	return r | (v >> 1);
 }
 
-/* Values below 4 have a slot each; the slots of greater ones are a quarter of their power of two. */
+/* Values below 4 have a slot each; the slots of greater ones are a quarter of their power of two.
+ */
 static __always_inline __u32 hist_slot(__u64 v)
 {
 	__u32 log2, slot;

@@ -19,9 +19,9 @@
 
 /* A field of the running task; bpf_get_current_task_btf() came with 5.11. */
 #define CURRENT(field)                                                                             \
-	(bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf) ?             \
-		 bpf_get_current_task_btf()->field :                                               \
-		 BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), field))
+	(bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)               \
+		 ? bpf_get_current_task_btf()->field                                               \
+		 : BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), field))
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

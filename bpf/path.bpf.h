@@ -12,8 +12,8 @@
 
 /*
  * Write the names from path up to the root of its mount namespace, innermost first, each ended by a
- * NUL, to buf, which has room for PATH_NAMES_MAX + PATH_NAME_SIZE bytes. Returns whether the root was
- * reached.
+ * NUL, to buf, which has room for PATH_NAMES_MAX + PATH_NAME_SIZE bytes. Returns whether the root
+ * was reached.
  *
  * used counts the bytes written. It must lie in a map: what the verifier knows of a number on the
  * stack differs from one turn of the loop to the next, and it would follow each of them.

@@ -172,9 +172,9 @@ static __always_inline int on_bio_queue(bool btf, struct bio *bio)
 
 	if (!disk)
 		return 0;
-	if (!(btf && !bpf_core_field_exists(((struct bio___bi_disk *)0)->bi_disk) ?
-		      disk->fops->submit_bio :
-		      BPF_CORE_READ(disk, fops, submit_bio)))
+	if (!(btf && !bpf_core_field_exists(((struct bio___bi_disk *)0)->bi_disk)
+		      ? disk->fops->submit_bio
+		      : BPF_CORE_READ(disk, fops, submit_bio)))
 		return 0;
 	if (!set_key(&value.key, disk, (__u32)FIELD(btf, bio, bi_opf)))
 		return 0;

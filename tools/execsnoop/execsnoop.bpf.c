@@ -104,8 +104,8 @@ static __always_inline int on_exec(bool btf, struct task_struct *task, struct li
 		s->event.args_cut = 1;
 		size = EXECSNOOP_PART;
 	}
-	name_len = bpf_probe_read_kernel_str(s->tail, EXECSNOOP_NAME_MAX,
-					     FIELD(btf, bprm, filename));
+	name_len =
+		bpf_probe_read_kernel_str(s->tail, EXECSNOOP_NAME_MAX, FIELD(btf, bprm, filename));
 	if (name_len < 0 || name_len > EXECSNOOP_NAME_MAX)
 		name_len = 0;
 	/* Known already, but the verifier must see it here. */

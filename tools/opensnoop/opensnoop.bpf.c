@@ -216,9 +216,8 @@ static __always_inline int on_uring_submit(struct io_kiocb *req)
 	/* The kernel adds O_LARGEFILE by itself. */
 	s->event.flags = BPF_CORE_READ(open, how.flags) & ~(__u64)O_LARGEFILE;
 	s->event.mode = BPF_CORE_READ(open, how.mode);
-	len = set_path(&s->event,
-		       bpf_probe_read_kernel_str(s->tail, OPENSNOOP_PATH_MAX,
-						 BPF_CORE_READ(open, filename, name)));
+	len = set_path(&s->event, bpf_probe_read_kernel_str(s->tail, OPENSNOOP_PATH_MAX,
+							    BPF_CORE_READ(open, filename, name)));
 	if (full_path && len && s->tail[0] != '/')
 		add_directory(s, len, BPF_CORE_READ(open, dfd));
 	/* Stored first: the completion may come on another CPU before this program ends. */

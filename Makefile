@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# `make run` and `make test` do all their set-up themselves, on Debian, Ubuntu and Fedora with Rust and make.
+
+TOOL ?= sampleip
+ARGS ?=
+DESTDIR ?=
+PREFIX ?= /usr/local
+
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+KSCOPE := target/release/kscope
+TARGET := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+# Archives of libelf and zlib for a static link.
+LIBDIR := $(shell cc -print-multiarch 2>/dev/null | sed 's|.|/usr/lib/&|; s|^$$|/usr/lib64|')
+BPF_SOURCES = $(shell find bpf tools -name '*.[ch]')
+
+say = @printf '\n==> %s\n' "$(1)"
+
+.PHONY: setup run build test lint static install format
+
+run: setup build
+	$(call say,$(TOOL) on this kernel: $(SUDO) $(KSCOPE) $(TOOL) $(ARGS))
+	@$(SUDO) $(KSCOPE) $(TOOL) $(ARGS)
+
+setup:
+	$(call say,build packages: clang >= 16 and clang-format libelf zlib pkg-config cc)
+	@packaging/build-packages $(SUDO)
+
+build:
+	$(call say,build: the release of the kscope command)
+	cargo build --release --features multicall --bin kscope
+
+test: setup lint build
+	$(call say,unit tests)
+	cargo test --workspace --exclude kscope-tests --bins --lib --features multicall
+	$(call say,behaviour tests on this kernel: each tool against an oracle)
+	CARGO_TARGET_$(shell echo $(TARGET) | tr 'a-z-' 'A-Z_')_RUNNER="$(SUDO)" cargo test -p kscope-tests --no-fail-fast
+
+lint:
+	$(call say,format)
+	cargo fmt --all --check
+	$$(packaging/build-packages --print clang-format) --dry-run -Werror $(BPF_SOURCES)
+	$(call say,lint: Rust)
+	cargo clippy --workspace --all-targets --features multicall -- -D warnings
+	$(call say,lint: the BPF programs compile for arm64 too)
+	@packaging/check-bpf arm64
+
+format:
+	cargo fmt --all
+	$$(packaging/build-packages --print clang-format) -i $(BPF_SOURCES)
+
+static: setup
+	$(call say,build: kscope as one fully static file)
+	LIBBPF_SYS_LIBRARY_PATH=$(LIBDIR) RUSTFLAGS="-C target-feature=+crt-static" \
+		cargo build --release --features multicall,static --bin kscope --target $(TARGET)
+	@ls -l target/$(TARGET)/release/kscope
+
+install: build
+	$(call say,install: kscope and a link by the name of each tool below $(DESTDIR)$(PREFIX))
+	install -D -m 755 $(KSCOPE) $(DESTDIR)$(PREFIX)/bin/kscope
+	install -d $(DESTDIR)$(PREFIX)/libexec/kscope
+	for tool in $$(ls tools); do ln -sf ../../bin/kscope $(DESTDIR)$(PREFIX)/libexec/kscope/$$tool; done
