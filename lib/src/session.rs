@@ -53,6 +53,9 @@ const BATCH: usize = 4096;
 /// How often losses are reported while they happen.
 const REPORT: Duration = Duration::from_secs(1);
 
+/// BPF_LOG_STATS of include/linux/bpf_verifier.h: what -v shows of each program, as the matrix records it.
+const VERIFIER_STATISTICS: u32 = 4;
+
 static VERBOSE: AtomicBool = AtomicBool::new(false);
 /// What libbpf warned of last: the cause, when a load fails.
 static WARNINGS: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -100,10 +103,13 @@ where
 ///
 /// # Errors
 /// libbpf's, with its own explanation.
-pub fn load<'obj, O>(open: O) -> Result<O::Output, Error>
+pub fn load<'obj, O>(mut open: O) -> Result<O::Output, Error>
 where
     O: OpenSkel<'obj>,
 {
+    if VERBOSE.load(Ordering::Relaxed) {
+        open.open_object_mut().progs_mut().for_each(|mut program| program.set_log_level(VERIFIER_STATISTICS));
+    }
     open.load().map_err(bpf_error("loading the BPF programs"))
 }
 
