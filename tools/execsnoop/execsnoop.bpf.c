@@ -5,8 +5,8 @@
 #include "syscall.bpf.h"
 #include "execsnoop.h"
 
-/* Of a failed exec, whose arguments must be read one by one; one of 4096 bytes takes two turns. */
-#define FAILED_TURNS 1024
+/* Of a failed exec, whose arguments must be read one by one: a turn for each 4095 bytes of one. */
+#define FAILED_TURNS 256
 #define FAILED_READ 4096
 
 const volatile bool want_uid;
@@ -16,8 +16,13 @@ struct execsnoop_scratch {
 	struct execsnoop_event event;
 	/* Directly behind the event, as in the record. */
 	__u8 tail[EXECSNOOP_NAME_MAX + EXECSNOOP_PART];
-	/* Of a failed exec: how far its arguments are read. See path.bpf.h for why it lies here. */
-	__u16 filled;
+	/*
+	 * Of a failed exec: how far its arguments are read. On the stack, the verifier would know
+	 * these numbers, and follow each turn of the loop once for each of their values.
+	 */
+	volatile __u64 arg;  /* the rest of the present argument, or 0 */
+	volatile __u32 next; /* in argv */
+	volatile __u16 filled;
 };
 
 struct {
@@ -133,6 +138,20 @@ int BPF_PROG(exec__raw_tp, struct task_struct *task, pid_t old_pid, struct linux
 	return on_exec(false, task, bprm);
 }
 
+/* send_part() for a loop: as a global function, the verifier looks at it once and not at each turn.
+ */
+__noinline int send_filled(__u32 len)
+{
+	__u32 zero = 0;
+	struct execsnoop_scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (!s)
+		return 0;
+	send_part(s, len > EXECSNOOP_PART ? EXECSNOOP_PART : len);
+	s->filled = 0;
+	return 0;
+}
+
 /* The argument at argv[i], or 0 at the end of the list. */
 static __always_inline long read_pointer(__u64 argv, __u32 i, bool compat, __u64 *pointer)
 {
@@ -149,7 +168,6 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 	struct execsnoop_scratch *s;
 	__u64 name, argv, arg = 0;
 	bool compat, at;
-	__u32 next = 0;
 	__u32 filled;
 	long len;
 
@@ -174,46 +192,48 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 	name = at ? SYSCALL_ARG2(btf, regs, compat) : SYSCALL_ARG1(btf, regs, compat);
 	argv = at ? SYSCALL_ARG3(btf, regs, compat) : SYSCALL_ARG2(btf, regs, compat);
 
+	s->arg = 0;
+	s->next = 0;
 	s->filled = 0;
 	s->event.args_cut = !!argv;
 	for (int i = 0; argv && i < FAILED_TURNS; i++) {
-		filled = *(volatile __u16 *)&s->filled;
-		if (!arg && read_pointer(argv, next, compat, &arg)) {
-			s->event.args_unreadable = 1;
-			break;
+		if (!s->arg) {
+			if (read_pointer(argv, s->next, compat, &arg)) {
+				s->event.args_unreadable = 1;
+				break;
+			}
+			if (!arg) {
+				s->event.args_cut = 0;
+				break;
+			}
+			s->arg = arg;
+			s->next++;
 		}
-		if (!arg) {
-			s->event.args_cut = 0;
-			break;
-		}
+		filled = s->filled;
 		if (filled > EXECSNOOP_PART - FAILED_READ) {
-			/* The longest part that a failed exec sends: what is filled by now. */
 			if (s->event.args_offset > EXECSNOOP_PART * (EXECSNOOP_PARTS - 2))
 				break;
-			send_part(s, filled > EXECSNOOP_PART ? EXECSNOOP_PART : filled);
+			send_filled(filled);
 			filled = 0;
 		}
-		len = bpf_probe_read_user_str(s->tail + filled, FAILED_READ, (void *)arg);
+		len = bpf_probe_read_user_str(s->tail + filled, FAILED_READ, (void *)s->arg);
 		if (len <= 0 || len > FAILED_READ) {
 			s->event.args_unreadable = 1;
 			break;
 		}
 		if (len == FAILED_READ) {
 			/* More of it may follow: the NUL is the helper's own. */
-			arg += FAILED_READ - 1;
+			s->arg += FAILED_READ - 1;
 			s->filled = filled + FAILED_READ - 1;
 		} else {
-			arg = 0;
-			next++;
+			s->arg = 0;
 			s->filled = filled + len;
 		}
 	}
 	/* The name comes first in the record, but its length is not known before it is read. */
-	filled = *(volatile __u16 *)&s->filled;
-	if (filled > EXECSNOOP_PART)
-		filled = EXECSNOOP_PART;
+	filled = s->filled;
 	if (filled)
-		send_part(s, filled);
+		send_filled(filled);
 	len = bpf_probe_read_user_str(s->tail, EXECSNOOP_NAME_MAX, (void *)name);
 	if (len < 0 || len > EXECSNOOP_NAME_MAX)
 		len = 0;
