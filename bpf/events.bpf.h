@@ -13,7 +13,7 @@
 /* User space sets the size (--buffer). */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 8 * 1024 * 1024);
+	__uint(max_entries, 4 * 1024 * 1024);
 } events SEC(".maps");
 
 __u64 events_woken_ns;

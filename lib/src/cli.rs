@@ -61,9 +61,9 @@ pub struct Common {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Options of every kscope tool")]
 pub struct Buffer {
-    /// Size of the buffer between kernel and tool: bytes, or with a unit as in 512K, 8M; rounded up to a
+    /// Size of the buffer between kernel and tool: bytes, or with a unit as in 512K, 16M; rounded up to a
     /// power of two of at least a page
-    #[arg(long = "buffer", value_name = "SIZE", value_parser = buffer_size, default_value = "8M")]
+    #[arg(long = "buffer", value_name = "SIZE", value_parser = buffer_size, default_value = "4M")]
     pub size: u32,
 }
 
@@ -129,7 +129,7 @@ fn buffer_size(text: &str) -> Result<u32, String> {
         Some((at, 'g' | 'G')) => (&text[..at], 30),
         _ => (text, 0),
     };
-    let number: u64 = number.parse().map_err(|_| "not a size: give bytes, or as in 512K, 8M".to_string())?;
+    let number: u64 = number.parse().map_err(|_| "not a size: give bytes, or as in 512K, 16M".to_string())?;
     let bytes = number.checked_mul(1 << shift).filter(|n| (1..=1 << 30).contains(n));
     let bytes = bytes.ok_or("must be between 1 and 1G")?;
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
