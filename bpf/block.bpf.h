@@ -7,6 +7,7 @@
 
 #define REQ_OP_MASK 0xff
 #define RQF_FLUSH_SEQ_BEFORE_6_11 (1 << 4)
+#define REQ_OP_SCSI_IN_BEFORE_5_11 32
 #define CGROUP_DEPTH_MAX 32
 
 /* 5.17 took rq_disk away, for request_queue.disk of 5.15. */
@@ -29,11 +30,11 @@ enum rqf_flags___since_6_11 {
 	__RQF_FLUSH_SEQ___since_6_11 = 1,
 };
 
-static __always_inline __u32 disk_dev(const struct gendisk *disk)
+static __always_inline __u32 disk_dev(bool btf, struct gendisk *disk)
 {
 	if (!disk)
 		return 0;
-	return BPF_CORE_READ(disk, major) << 20 | BPF_CORE_READ(disk, first_minor);
+	return FIELD(btf, disk, major) << 20 | FIELD(btf, disk, first_minor);
 }
 
 static __always_inline struct gendisk *request_disk(bool btf, struct request *rq)
@@ -41,7 +42,7 @@ static __always_inline struct gendisk *request_disk(bool btf, struct request *rq
 	struct request___rq_disk *old = (void *)rq;
 
 	if (bpf_core_field_exists(old->rq_disk))
-		return BPF_CORE_READ(old, rq_disk);
+		return FIELD(btf, old, rq_disk);
 	return btf ? rq->q->disk : BPF_CORE_READ(rq, q, disk);
 }
 
@@ -50,8 +51,24 @@ static __always_inline struct gendisk *bio_disk(bool btf, struct bio *bio)
 	struct bio___bi_disk *old = (void *)bio;
 
 	if (bpf_core_field_exists(old->bi_disk))
-		return BPF_CORE_READ(old, bi_disk);
+		return FIELD(btf, old, bi_disk);
 	return btf ? bio->bi_bdev->bd_disk : BPF_CORE_READ(bio, bi_bdev, bd_disk);
+}
+
+/* Whether the disk's driver takes bios as they are: dm, md, zram, brd, pmem. It makes no requests.
+ */
+static __always_inline bool disk_takes_bios(bool btf, struct gendisk *disk)
+{
+	return btf ? disk->fops->submit_bio : BPF_CORE_READ(disk, fops, submit_bio);
+}
+
+/* Sent by a driver for its own ends, or by SG_IO: no block I/O. */
+static __always_inline bool request_is_passthrough(__u32 cmd_flags)
+{
+	__u32 op = cmd_flags & REQ_OP_MASK;
+
+	/* Before 5.11 there were two more, REQ_OP_SCSI_IN and _OUT, below REQ_OP_DRV_IN. */
+	return op >= REQ_OP_SCSI_IN_BEFORE_5_11 && op <= REQ_OP_DRV_OUT;
 }
 
 /* A step of a flush sequence, as opposed to the request that needs the sequence. */

@@ -14,6 +14,7 @@ const volatile bool per_disk;
 const volatile bool per_flags;
 const volatile bool from_insertion;
 const volatile __u64 cgroup;
+const volatile bool follow_bios;
 /* 5.11 took the queue, the first argument, away. */
 const volatile bool issue_has_queue;
 const volatile bool bio_queue_has_queue;
@@ -82,12 +83,13 @@ static __always_inline void measure(struct biolatency_key *key, __u64 start)
 }
 
 /* Fill the key; false: the disk is not the one that was asked for. */
-static __always_inline bool set_key(struct biolatency_key *key, struct gendisk *disk, __u32 flags)
+static __always_inline bool set_key(bool btf, struct biolatency_key *key, struct gendisk *disk,
+				    __u32 flags)
 {
 	__u32 dev = 0;
 
 	if (per_disk || target_dev)
-		dev = disk_dev(disk);
+		dev = disk_dev(btf, disk);
 	if (target_dev && dev != target_dev)
 		return false;
 	if (per_disk)
@@ -97,14 +99,11 @@ static __always_inline bool set_key(struct biolatency_key *key, struct gendisk *
 	return true;
 }
 
-static __always_inline int on_start(bool btf, struct request *rq, bool keeps)
+static __always_inline int keep_start(struct request *rq)
 {
 	__u64 key = (__u64)rq;
-	__u64 now;
+	__u64 now = bpf_ktime_get_ns();
 
-	if (keeps)
-		return 0;
-	now = bpf_ktime_get_ns();
 	if (bpf_map_update_elem(&request_starts, &key, &now, BPF_ANY))
 		count(LOST_MAP_FULL);
 	return 0;
@@ -112,16 +111,15 @@ static __always_inline int on_start(bool btf, struct request *rq, bool keeps)
 
 static __always_inline int on_issue(bool btf, struct request *rq)
 {
-	__u32 op = (__u32)FIELD(btf, rq, cmd_flags) & REQ_OP_MASK;
-	bool passthrough = op == REQ_OP_DRV_IN || op == REQ_OP_DRV_OUT;
-
-	/* Since 6.11 the kernel does not time what drivers send through. */
-	return on_start(btf, rq, !passthrough && queue_keeps_issue_time(btf, FIELD(btf, rq, q)));
+	if (request_is_passthrough((__u32)FIELD(btf, rq, cmd_flags)) ||
+	    queue_keeps_issue_time(btf, FIELD(btf, rq, q)))
+		return 0;
+	return keep_start(rq);
 }
 
 static __always_inline int on_insert(bool btf, struct request *rq)
 {
-	return on_start(btf, rq, FIELD(btf, rq, start_time_ns));
+	return FIELD(btf, rq, start_time_ns) ? 0 : keep_start(rq);
 }
 
 static __always_inline int on_complete(bool btf, struct request *rq, unsigned int bytes)
@@ -133,7 +131,7 @@ static __always_inline int on_complete(bool btf, struct request *rq, unsigned in
 	__u64 start, *kept;
 
 	/* A part of the request: the rest is to come. */
-	if (bytes < left)
+	if (bytes < left || request_is_passthrough(flags))
 		return 0;
 	if (from_insertion) {
 		/* A step of a flush sequence is a part of the request that needs the sequence. */
@@ -146,7 +144,7 @@ static __always_inline int on_complete(bool btf, struct request *rq, unsigned in
 			return 0;
 		start = FIELD(btf, rq, io_start_time_ns);
 	}
-	if (!set_key(&key, request_disk(btf, rq), flags))
+	if (!set_key(btf, &key, request_disk(btf, rq), flags))
 		return 0;
 	if (cgroup && !bio_in_cgroup(FIELD(btf, rq, bio), cgroup))
 		return 0;
@@ -170,13 +168,9 @@ static __always_inline int on_bio_queue(bool btf, struct bio *bio)
 	struct biolatency_bio value = {};
 	__u64 key = (__u64)bio;
 
-	if (!disk)
+	if (!disk || !disk_takes_bios(btf, disk))
 		return 0;
-	if (!(btf && !bpf_core_field_exists(((struct bio___bi_disk *)0)->bi_disk)
-		      ? disk->fops->submit_bio
-		      : BPF_CORE_READ(disk, fops, submit_bio)))
-		return 0;
-	if (!set_key(&value.key, disk, (__u32)FIELD(btf, bio, bi_opf)))
+	if (!set_key(btf, &value.key, disk, (__u32)FIELD(btf, bio, bi_opf)))
 		return 0;
 	if (cgroup && !bio_in_cgroup(bio, cgroup))
 		return 0;
@@ -193,8 +187,12 @@ static __always_inline int on_bio_complete(struct bio *bio)
 	struct biolatency_bio *value = bpf_map_lookup_elem(&bios, &key);
 	struct biolatency_bio copy;
 
-	if (!value)
+	if (!value) {
+		/* Filtered out; or there was no such disk when the tool started. */
+		if (!follow_bios)
+			count(DROPPED_UNKNOWN_START);
 		return 0;
+	}
 	copy = *value;
 	bpf_map_delete_elem(&bios, &key);
 	measure(&copy.key, copy.start);

@@ -196,7 +196,9 @@ impl Trace for Biolatency {
         if cgroup.is_some() && !kernel.has_member("bio", "bi_blkg") {
             Err(Error::Usage("this kernel does not know the cgroup of an I/O (CONFIG_BLK_CGROUP)".into()))?;
         }
+        let unwanted = self.unwanted_hooks();
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
+            rodata.follow_bios = !unwanted.contains(&"bio_queue");
             rodata.unit_ns = unit.ns;
             rodata.target_dev = self.disk.as_ref().map_or(0, |disk| disk.dev);
             rodata.per_disk = self.per_disk;
@@ -206,8 +208,7 @@ impl Trace for Biolatency {
             rodata.issue_has_queue = kernel.tracepoint_args("block_rq_issue") == Some(2);
             rodata.bio_queue_has_queue = kernel.tracepoint_args("block_bio_queue") == Some(2);
         }
-        let unwanted = if self.queued { "issue" } else { "insert" };
-        let taken = Hooks::new().without(&[unwanted]).choose(open.open_object_mut(), &kernel)?;
+        let taken = Hooks::new().without(&unwanted).choose(open.open_object_mut(), &kernel)?;
         let flag_names = FlagNames::new(&kernel);
         drop(kernel);
         let skeleton = session::load(open)?;
@@ -250,6 +251,26 @@ impl Trace for Biolatency {
             Ok(())
         })?;
         Ok(session.finish()?)
+    }
+}
+
+impl Biolatency {
+    /// Each hook costs something at each I/O: leave those out that no disk needs. I/O of a disk that comes later
+    /// and needs them is counted as dropped.
+    fn unwanted_hooks(&self) -> Vec<&'static str> {
+        let mut disks = names::disk_times();
+        disks.retain(|(name, _)| self.disk.as_ref().is_none_or(|disk| disk.name == *name));
+        let mut unwanted = Vec::new();
+        if self.queued || disks.iter().all(|(_, times)| times.bios || times.issue) {
+            unwanted.push("issue");
+        }
+        if !self.queued {
+            unwanted.push("insert");
+        }
+        if !disks.iter().any(|(_, times)| times.bios) {
+            unwanted.push("bio_queue");
+        }
+        unwanted
     }
 }
 
