@@ -6,11 +6,13 @@ use std::fs;
 use blazesym::MaybeDefault;
 use blazesym::Pid;
 use blazesym::symbolize::Input;
+use blazesym::symbolize::Reason;
 use blazesym::symbolize::Symbolized;
 use blazesym::symbolize::Symbolizer;
 use blazesym::symbolize::source::Kernel;
 use blazesym::symbolize::source::Process;
 use blazesym::symbolize::source::Source;
+use procfs::process::MMapPath;
 
 /// What an address belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +21,7 @@ pub struct Symbol {
     pub name: Result<String, String>,
     /// The kernel module, executable or library.
     pub module: Option<String>,
-    /// How far the address is from the function's beginning, in bytes.
+    /// How far the address is from the function's beginning, in bytes; without a name, from the file's.
     pub offset: u64,
 }
 
@@ -71,7 +73,22 @@ impl Symbols {
         if !fs::exists(format!("/proc/{pid}/maps")).unwrap_or(false) {
             return vec![Symbol::unknown("the process has ended"); addresses.len()];
         }
-        self.find(&Source::Process(Process::new(Pid::from(pid))), addresses)
+        let mut symbols = self.find(&Source::Process(Process::new(Pid::from(pid))), addresses);
+        // Without a name, the file and the place in it still tell something.
+        if symbols.iter().any(|symbol| symbol.name.is_err()) {
+            let maps = procfs::process::Process::new(pid.cast_signed()).and_then(|process| process.maps());
+            let maps = maps.map(|maps| maps.0).unwrap_or_default();
+            for (symbol, address) in
+                symbols.iter_mut().zip(addresses).filter(|(symbol, _)| symbol.name.is_err())
+            {
+                let found = maps.iter().find(|map| (map.address.0..map.address.1).contains(address));
+                if let Some((map, MMapPath::Path(path))) = found.map(|map| (map, &map.pathname)) {
+                    symbol.module = Some(path.to_string_lossy().into_owned());
+                    symbol.offset = address - map.address.0 + map.offset;
+                }
+            }
+        }
+        symbols
     }
 
     fn find(&self, source: &Source<'_>, addresses: &[u64]) -> Vec<Symbol> {
@@ -85,6 +102,9 @@ impl Symbols {
                 module: symbol.module.map(|module| module.to_string_lossy().into_owned()),
                 offset: symbol.offset as u64,
             },
+            Symbolized::Unknown(Reason::MissingSyms) => Symbol::unknown("the file has no symbols"),
+            Symbolized::Unknown(Reason::UnknownAddr) => Symbol::unknown("no symbol covers it"),
+            Symbolized::Unknown(Reason::Unmapped) => Symbol::unknown("not mapped any more"),
             Symbolized::Unknown(reason) => Symbol::unknown(reason.to_string()),
         };
         found.into_iter().map(symbol).collect()

@@ -101,15 +101,16 @@ struct Sampled {
 impl Sampled {
     /// `function+0x12 [module]`, or why there is no name.
     fn symbol_shown(&self) -> Vec<u8> {
-        let mut text = match &self.name {
-            Ok(name) if self.by_symbol => name.clone(),
-            Ok(name) => format!("{name}+{:#x}", self.offset),
-            Err(reason) => format!("[unknown: {reason}]"),
+        let file = self.module.as_ref().map(|module| module.rsplit('/').next().unwrap_or(module));
+        let text = match (&self.name, file) {
+            (Ok(name), None) if self.by_symbol => name.clone(),
+            (Ok(name), None) => format!("{name}+{:#x}", self.offset),
+            (Ok(name), Some(file)) if self.by_symbol => format!("{name} [{file}]"),
+            (Ok(name), Some(file)) => format!("{name}+{:#x} [{file}]", self.offset),
+            (Err(reason), Some(file)) if self.by_symbol => format!("[{file}: {reason}]"),
+            (Err(reason), Some(file)) => format!("{file}+{:#x} [{reason}]", self.offset),
+            (Err(reason), None) => format!("[{reason}]"),
         };
-        if let Some(module) = &self.module {
-            let file = module.rsplit('/').next().unwrap_or(module);
-            text.push_str(&format!(" [{file}]"));
-        }
         text.into_bytes()
     }
 }
@@ -146,9 +147,12 @@ impl Row for Sampled {
             r.name.as_ref().map_or(Value::Null, |name| Value::Bytes(name.as_bytes()))
         })
         .nullable(),
-        Field::new("offset_bytes", Kind::Uint, "Distance from the function's beginning", |r: &Self| {
-            Value::Uint(r.offset)
-        }),
+        Field::new(
+            "offset_bytes",
+            Kind::Uint,
+            "Distance from the function's beginning; without a name, from the file's",
+            |r: &Self| Value::Uint(r.offset),
+        ),
         Field::new("module", Kind::Bytes, "Kernel module, executable or library", |r: &Self| {
             r.module.as_ref().map_or(Value::Null, |module| Value::Bytes(module.as_bytes()))
         })
@@ -363,7 +367,7 @@ impl Sampleip {
     }
 }
 
-/// One row for each function of each process. An address without a name stays by itself.
+/// One row for each function of each process; what has no name is one row a file, or by itself.
 fn fold(rows: Vec<Sampled>) -> Vec<Sampled> {
     let mut folded: BTreeMap<_, Sampled> = BTreeMap::new();
     for row in rows {
@@ -371,7 +375,7 @@ fn fold(rows: Vec<Sampled>) -> Vec<Sampled> {
             row.process.as_ref().map(|(pid, _)| *pid),
             row.module.clone(),
             row.name.clone().ok(),
-            row.name.is_err().then_some(row.address),
+            (row.name.is_err() && row.module.is_none()).then_some(row.address),
         );
         match folded.get_mut(&function) {
             Some(first) => first.samples += row.samples,
