@@ -67,7 +67,7 @@ fn on_libbpf_print(level: PrintLevel, text: String) {
     if matches!(level, PrintLevel::Warn)
         && let Ok(mut warnings) = WARNINGS.lock()
     {
-        warnings.extend(text.lines().filter(|line| line.starts_with("libbpf: ")).map(String::from));
+        warnings.extend(text.lines().map(String::from));
     }
 }
 
@@ -75,9 +75,11 @@ fn bpf_error(what: impl Into<String>) -> impl FnOnce(libbpf_rs::Error) -> Error 
     let what = what.into();
     move |error| {
         let warnings = WARNINGS.lock().map(|mut warnings| std::mem::take(&mut *warnings)).unwrap_or_default();
-        // The verifier's log is for developers: -v shows it.
-        let first = warnings.iter().find(|line| !line.contains("LOG --")).cloned().unwrap_or_default();
-        Error::Bpf { what, error, detail: first.trim_start_matches("libbpf: ").to_string() }
+        let first = warnings.iter().find_map(|line| line.strip_prefix("libbpf: ")).unwrap_or_default();
+        // Above its statistics, the verifier says what it could not accept.
+        let statistics = warnings.iter().position(|line| line.starts_with("processed "));
+        let verifier = statistics.and_then(|at| warnings.get(at.checked_sub(1)?)).map(|line| format!(": {line}"));
+        Error::Bpf { what, error, detail: first.to_string() + &verifier.unwrap_or_default() }
     }
 }
 

@@ -195,6 +195,24 @@ int BPF_PROG(open__raw_tp, struct pt_regs *regs, long ret)
 	return on_sys_exit(false, regs, ret);
 }
 
+/* 7.0 wrapped the pointer to the name, which is there by then, in a struct. */
+struct delayed_filename___7 {
+	struct filename *__incomplete_filename;
+} __attribute__((preserve_access_index));
+
+struct io_open___7 {
+	struct delayed_filename___7 filename;
+} __attribute__((preserve_access_index));
+
+static __always_inline const char *uring_path(struct io_open *open)
+{
+	struct io_open___7 *wrapped = (void *)open;
+
+	if (bpf_core_field_exists(wrapped->filename.__incomplete_filename))
+		return BPF_CORE_READ(wrapped, filename.__incomplete_filename, name);
+	return BPF_CORE_READ(open, filename, name);
+}
+
 static __always_inline int on_uring_submit(struct io_kiocb *req)
 {
 	struct io_open *open = (void *)req;
@@ -216,8 +234,8 @@ static __always_inline int on_uring_submit(struct io_kiocb *req)
 	/* The kernel adds O_LARGEFILE by itself. */
 	s->event.flags = BPF_CORE_READ(open, how.flags) & ~(__u64)O_LARGEFILE;
 	s->event.mode = BPF_CORE_READ(open, how.mode);
-	len = set_path(&s->event, bpf_probe_read_kernel_str(s->tail, OPENSNOOP_PATH_MAX,
-							    BPF_CORE_READ(open, filename, name)));
+	len = set_path(&s->event,
+		       bpf_probe_read_kernel_str(s->tail, OPENSNOOP_PATH_MAX, uring_path(open)));
 	if (full_path && len && s->tail[0] != '/')
 		add_directory(s, len, BPF_CORE_READ(open, dfd));
 	/* Stored first: the completion may come on another CPU before this program ends. */
