@@ -22,6 +22,7 @@ const FORCE_WAY: &str = "KSCOPE_WAY";
 pub struct Hooks {
     unwanted: Vec<&'static str>,
     optional: Vec<(&'static str, &'static str)>,
+    args: Vec<(&'static str, usize)>,
 }
 
 /// The outcome: the way taken per hook, and what the tool can't see without the rest.
@@ -50,6 +51,26 @@ impl Hooks {
     pub fn optional(mut self, hooks: &[&'static str], note: &'static str) -> Self {
         self.optional.extend(hooks.iter().map(|hook| (*hook, note)));
         self
+    }
+
+    /// A tracepoint is of use only where its probes take so many arguments: elsewhere they mean something else.
+    pub fn with_args(mut self, tracepoint: &'static str, count: usize) -> Self {
+        self.args.push((tracepoint, count));
+        self
+    }
+
+    /// Whether the kernel allows a section's hook. Why not, as a part of a sentence.
+    fn check(&self, section: &str, kernel: &Kernel) -> Result<(), String> {
+        let target = section.split_once('/').map_or("", |(_, target)| target);
+        for (tracepoint, wanted) in &self.args {
+            if let Some(found) = kernel.tracepoint_args(target)
+                && target == *tracepoint
+                && found != *wanted
+            {
+                return Err(format!("this kernel's {target} has {found} arguments, and not {wanted}"));
+            }
+        }
+        kernel.can_attach(section)
     }
 
     /// Choose, and turn the programs that lost off.
@@ -83,7 +104,7 @@ impl Hooks {
                 ways.retain(|(_, _, section)| way_of(section) == forced);
             }
             let mut refusals = Vec::new();
-            let found = ways.into_iter().find(|(_, _, section)| match kernel.can_attach(section) {
+            let found = ways.into_iter().find(|(_, _, section)| match self.check(section, kernel) {
                 Ok(()) => true,
                 Err(why) => {
                     refusals.push((section.clone(), why));

@@ -78,7 +78,8 @@ fn bpf_error(what: impl Into<String>) -> impl FnOnce(libbpf_rs::Error) -> Error 
         let first = warnings.iter().find_map(|line| line.strip_prefix("libbpf: ")).unwrap_or_default();
         // Above its statistics, the verifier says what it could not accept.
         let statistics = warnings.iter().position(|line| line.starts_with("processed "));
-        let verifier = statistics.and_then(|at| warnings.get(at.checked_sub(1)?)).map(|line| format!(": {line}"));
+        let verifier =
+            statistics.and_then(|at| warnings.get(at.checked_sub(1)?)).map(|line| format!(": {line}"));
         Error::Bpf { what, error, detail: first.to_string() + &verifier.unwrap_or_default() }
     }
 }

@@ -9,11 +9,14 @@
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
+pub mod block;
 pub mod bpf;
 pub mod bytes;
 pub mod cgroup;
 pub mod process;
 pub mod programs;
+pub mod setting;
+pub mod table;
 
 mod run;
 mod schema;
