@@ -275,6 +275,7 @@ impl Trace for Opensnoop {
         }
         session::set_buffer(open.open_object_mut(), &self.buffer)?;
         let taken = Hooks::new()
+            .with_args("io_uring_submit_sqe", 2)
             .optional(
                 &["uring_submit", "uring_complete"],
                 "opens through io_uring can't be seen on this kernel",
