@@ -109,7 +109,11 @@ fn list(json: bool) -> anyhow::Result<ExitCode> {
 fn doctor(json: bool, names: &[String]) -> anyhow::Result<ExitCode> {
     let mut tools = Vec::new();
     for name in names {
-        tools.push(find(name).with_context(|| format!("there is no tool {name}: see kscope list"))?);
+        let Some(tool) = find(name) else {
+            kscope::say(&format!("kscope: there is no tool {name}: see kscope list"));
+            return Ok(ExitCode::from(2));
+        };
+        tools.push(tool);
     }
     let tools = if tools.is_empty() { TOOLS.to_vec() } else { tools };
     let mut stdout = io::stdout().lock();
