@@ -43,7 +43,7 @@ static __always_inline bool filter_current_cgroup(void)
 }
 
 /* The name contains --comm, as in bcc. */
-static __always_inline bool filter_comm(const char *comm)
+static __always_inline bool filter_comm(const __u8 *comm)
 {
 	for (__u32 start = 0; start < KSCOPE_COMM_LEN; start++) {
 		__u32 same = 0;
@@ -71,7 +71,7 @@ static __always_inline bool filter_current(void)
 	if (filter.uids && !filter_list(filter.uid, filter.uids, bpf_get_current_uid_gid()))
 		return false;
 	if (filter.comm_len) {
-		char comm[KSCOPE_COMM_LEN] = {};
+		__u8 comm[KSCOPE_COMM_LEN] = {};
 
 		bpf_get_current_comm(comm, sizeof(comm));
 		if (!filter_comm(comm))

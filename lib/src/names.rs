@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirEntryExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -230,28 +231,31 @@ fn mounts() -> Vec<Mount> {
 /// Paths of version 2 cgroups by id, read again when an unknown one turns up.
 #[derive(Debug, Default)]
 pub struct Cgroups {
-    paths: HashMap<u64, String>,
+    paths: HashMap<u64, Vec<u8>>,
 }
 
 impl Cgroups {
-    /// The cgroup's path below the hierarchy's root, or its id in brackets where it has gone.
-    pub fn path(&mut self, id: u64) -> String {
+    /// The cgroup's path below the hierarchy's root, or its id in brackets where it has gone; nothing for 0.
+    pub fn path(&mut self, id: u64) -> Vec<u8> {
+        if id == 0 {
+            return Vec::new();
+        }
         if !self.paths.contains_key(&id)
             && let Some(mount) = mounts().into_iter().find(|mount| mount.controllers.is_none())
         {
             if let Ok(meta) = fs::metadata(&mount.point) {
                 self.paths.insert(meta.ino(), "/".into());
             }
-            self.walk(&mount.point, "");
+            self.walk(&mount.point, b"");
         }
         // Remembered too when unknown: ids are not used again, and walking is dear.
-        self.paths.entry(id).or_insert_with(|| format!("[{id}]")).clone()
+        self.paths.entry(id).or_insert_with(|| format!("[{id}]").into_bytes()).clone()
     }
 
-    fn walk(&mut self, dir: &Path, prefix: &str) {
+    fn walk(&mut self, dir: &Path, prefix: &[u8]) {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                let path = format!("{prefix}/{}", entry.file_name().to_string_lossy());
+                let path = [prefix, b"/", entry.file_name().as_bytes()].concat();
                 self.walk(&entry.path(), &path);
                 self.paths.insert(entry.ino(), path);
             }

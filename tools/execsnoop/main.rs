@@ -87,7 +87,7 @@ struct Exec {
     args: Vec<Vec<u8>>,
     args_cut: bool,
     quote: bool,
-    cgroup: String,
+    cgroup: Vec<u8>,
 }
 
 impl Exec {
@@ -139,8 +139,10 @@ impl Row for Exec {
         Field::new("compat", Kind::Bool, "Whether the caller is a 32-bit one", |r: &Self| {
             Value::Bool(r.record.compat != 0)
         }),
-        Field::new("cgroup", Kind::Text, "Path of the cgroup (version 2)", |r: &Self| Value::Text(&r.cgroup))
-            .column("CGROUP", 30),
+        Field::new("cgroup", Kind::Bytes, "Path of the cgroup (version 2)", |r: &Self| {
+            Value::Bytes(&r.cgroup)
+        })
+        .column("CGROUP", 30),
         Field::new("filename", Kind::Bytes, "The file that was to be executed", |r: &Self| {
             Value::Bytes(&r.filename)
         }),
@@ -227,7 +229,7 @@ impl Trace for Execsnoop {
             let (name, args) = tail.split_at(usize::from(record.name_len).min(tail.len()));
             let (args, gap) = parts.finish(&record, args);
             let time = out.clock().wall(record.time_ns);
-            let cgroup = if record.cgroup == 0 { String::new() } else { cgroups.path(record.cgroup) };
+            let cgroup = cgroups.path(record.cgroup);
             let exec = self.exec(time, record, c_bytes(name).to_vec(), &args, gap, cgroup);
             if self
                 .line
@@ -259,7 +261,7 @@ impl Execsnoop {
         filename: Vec<u8>,
         args: &[u8],
         gap: bool,
-        cgroup: String,
+        cgroup: Vec<u8>,
     ) -> Exec {
         let mut list: Vec<Vec<u8>> = args.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
         // Each argument is ended by a NUL: behind the last one there is nothing, or one that was cut.

@@ -78,7 +78,7 @@ struct Open {
     record: Record,
     path: Vec<u8>,
     full_path: Option<Vec<u8>>,
-    cgroup: String,
+    cgroup: Vec<u8>,
 }
 
 impl Open {
@@ -140,8 +140,10 @@ impl Row for Open {
         Field::new("origin", Kind::Text, "syscall, syscall32 (a 32-bit caller) or io_uring", |r: &Self| {
             Value::Text(r.origin())
         }),
-        Field::new("cgroup", Kind::Text, "Path of the cgroup (version 2)", |r: &Self| Value::Text(&r.cgroup))
-            .column("CGROUP", 30),
+        Field::new("cgroup", Kind::Bytes, "Path of the cgroup (version 2)", |r: &Self| {
+            Value::Bytes(&r.cgroup)
+        })
+        .column("CGROUP", 30),
         Field::table_only("PATH", 0, "Path as passed; with -F, in full", |r: &Self| {
             Value::Bytes(r.path_shown())
         }),
@@ -161,7 +163,7 @@ impl Row for Open {
 
 /// open(2)'s flags, from include/uapi/asm-generic/fcntl.h, widest first; the kernel's own are left out.
 #[cfg(target_arch = "x86_64")]
-const FLAGS: [(u64, &str); 15] = [
+const FLAGS: [(u64, &str); 16] = [
     (0o20200000, "O_TMPFILE"),
     (0o4010000, "O_SYNC"),
     (0o100, "O_CREAT"),
@@ -173,6 +175,7 @@ const FLAGS: [(u64, &str); 15] = [
     (0o10000, "O_DSYNC"),
     (0o20000, "O_ASYNC"),
     (0o40000, "O_DIRECT"),
+    (0o100000, "O_LARGEFILE"),
     (0o200000, "O_DIRECTORY"),
     (0o400000, "O_NOFOLLOW"),
     (0o1000000, "O_NOATIME"),
@@ -180,7 +183,7 @@ const FLAGS: [(u64, &str); 15] = [
 ];
 /// As above, where arch/arm64/include/uapi/asm/fcntl.h differs.
 #[cfg(target_arch = "aarch64")]
-const FLAGS: [(u64, &str); 15] = [
+const FLAGS: [(u64, &str); 16] = [
     (0o20040000, "O_TMPFILE"),
     (0o4010000, "O_SYNC"),
     (0o100, "O_CREAT"),
@@ -194,6 +197,7 @@ const FLAGS: [(u64, &str); 15] = [
     (0o200000, "O_DIRECT"),
     (0o40000, "O_DIRECTORY"),
     (0o100000, "O_NOFOLLOW"),
+    (0o400000, "O_LARGEFILE"),
     (0o1000000, "O_NOATIME"),
     (0o2000000, "O_CLOEXEC"),
 ];
@@ -306,7 +310,7 @@ impl Trace for Opensnoop {
                 }
                 _ => (record, tail.to_vec()),
             };
-            let cgroup = if record.cgroup == 0 { String::new() } else { cgroups.path(record.cgroup) };
+            let cgroup = cgroups.path(record.cgroup);
             self.print(out, &columns, record, &tail, cgroup)
         })?;
         Ok(session.finish()?)
@@ -329,7 +333,7 @@ impl Opensnoop {
         columns: &Columns<Open>,
         record: Record,
         tail: &[u8],
-        cgroup: String,
+        cgroup: Vec<u8>,
     ) -> anyhow::Result<()> {
         let (path, names) = tail.split_at(usize::from(record.path_len).min(tail.len()));
         let full_path = if self.full_path { full_path(&record, path, names) } else { None };

@@ -7,7 +7,13 @@
 #include "opensnoop.h"
 
 #define AT_FDCWD -100
+#ifdef __TARGET_ARCH_arm64
+#define O_LARGEFILE 0400000
+#else
 #define O_LARGEFILE 0100000
+#endif
+/* What creat() stands for: O_CREAT, O_WRONLY and O_TRUNC, which are the same on all architectures. */
+#define CREAT_FLAGS 01101
 #define URING_IN_FLIGHT_MAX 4096
 
 const volatile bool failed_only;
@@ -160,6 +166,7 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 			event->flags = (__u32)SYSCALL_ARG2(btf, regs, compat);
 			event->mode = SYSCALL_ARG3(btf, regs, compat);
 		} else {
+			event->flags = CREAT_FLAGS;
 			event->mode = SYSCALL_ARG2(btf, regs, compat);
 		}
 	} else {
