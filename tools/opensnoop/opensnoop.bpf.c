@@ -12,7 +12,8 @@
 #else
 #define O_LARGEFILE 0100000
 #endif
-/* What creat() stands for: O_CREAT, O_WRONLY and O_TRUNC, which are the same on all architectures. */
+/* What creat() stands for: O_CREAT, O_WRONLY and O_TRUNC, which are the same on all architectures.
+ */
 #define CREAT_FLAGS 01101
 #define URING_IN_FLIGHT_MAX 4096
 
