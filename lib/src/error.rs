@@ -14,6 +14,12 @@ pub enum Error {
         "not allowed to load BPF programs: {0} missing; run it as root, or give it CAP_BPF and CAP_PERFMON"
     )]
     Privilege(String),
+    /// Sampling is refused to those without a capability that loading programs does not need.
+    #[error(
+        "not allowed to sample: CAP_SYS_ADMIN missing, which this kernel asks for while kernel.perf_event_paranoid \
+         is {0}; run it as root, or set that to 2"
+    )]
+    Sampling(u64),
     /// The capabilities can't be read or changed.
     #[error("capabilities: {0}")]
     Capabilities(String),

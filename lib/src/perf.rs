@@ -25,6 +25,7 @@ const FREQ: u64 = 1 << 10;
 const FD_CLOEXEC: libc::c_ulong = 1 << 3;
 /// Types of the records in a perf event's own buffer.
 const PERF_RECORD_THROTTLE: u32 = 5;
+const PARANOID: &str = "/proc/sys/kernel/perf_event_paranoid";
 const MAX_SAMPLE_RATE: &str = "/proc/sys/kernel/perf_event_max_sample_rate";
 
 /// What makes the samples.
@@ -82,7 +83,12 @@ impl Sampler {
             }
             other => (Source::Cycles, other),
         };
-        Ok(Self { source, frequency, events: events.map_err(Error::system("perf_event_open"))? })
+        match (events, read_number(PARANOID)) {
+            // Debian's kernels know a level 3.
+            (Err(Errno::EACCES), Some(level)) if level > 2 => Err(Error::Sampling(level)),
+            (Err(error), _) => Err(Error::system("perf_event_open")(error)),
+            (Ok(events), _) => Ok(Self { source, frequency, events }),
+        }
     }
 
     /// What makes the samples.
