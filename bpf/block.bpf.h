@@ -7,6 +7,7 @@
 
 #define REQ_OP_MASK 0xff
 #define RQF_FLUSH_SEQ_BEFORE_6_11 (1 << 4)
+#define RQF_IO_STAT_BEFORE_6_11 (1 << 13)
 #define REQ_OP_SCSI_IN_BEFORE_5_11 32
 #define CGROUP_DEPTH_MAX 32
 
@@ -28,6 +29,7 @@ struct blk_queue_stats___bool {
 /* 6.11 made an enum of the flags and moved them. */
 enum rqf_flags___since_6_11 {
 	__RQF_FLUSH_SEQ___since_6_11 = 1,
+	__RQF_IO_STAT___since_6_11 = 10,
 };
 
 static __always_inline __u32 disk_dev(bool btf, struct gendisk *disk)
@@ -71,15 +73,23 @@ static __always_inline bool request_is_passthrough(__u32 cmd_flags)
 	return op >= REQ_OP_SCSI_IN_BEFORE_5_11 && op <= REQ_OP_DRV_OUT;
 }
 
+#define REQUEST_HAS_FLAG(btf, rq, name)                                                            \
+	((__u32)FIELD(btf, rq, rq_flags) &                                                         \
+	 (bpf_core_enum_value_exists(enum rqf_flags___since_6_11, __##name##___since_6_11)         \
+		  ? 1 << bpf_core_enum_value(enum rqf_flags___since_6_11, __##name##___since_6_11) \
+		  : name##_BEFORE_6_11))
+
 /* A step of a flush sequence, as opposed to the request that needs the sequence. */
 static __always_inline bool request_is_flush_step(bool btf, struct request *rq)
 {
-	__u32 flags = (__u32)FIELD(btf, rq, rq_flags);
+	return REQUEST_HAS_FLAG(btf, rq, RQF_FLUSH_SEQ);
+}
 
-	if (bpf_core_enum_value_exists(enum rqf_flags___since_6_11, __RQF_FLUSH_SEQ___since_6_11))
-		return flags & 1 << bpf_core_enum_value(enum rqf_flags___since_6_11,
-							__RQF_FLUSH_SEQ___since_6_11);
-	return flags & RQF_FLUSH_SEQ_BEFORE_6_11;
+/* Whether start_time_ns is of this request: without statistics it may be of one that was here
+ * before. */
+static __always_inline bool request_keeps_start_time(bool btf, struct request *rq)
+{
+	return REQUEST_HAS_FLAG(btf, rq, RQF_IO_STAT) && FIELD(btf, rq, start_time_ns);
 }
 
 /* Whether the kernel itself notes when it issues this queue's requests: blk_mq_start_request(). */

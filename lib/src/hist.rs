@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde_json::Value as Json;
 use serde_json::json;
 
-/// The percentiles that are printed.
-const PERCENTILES: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
+/// The percentiles that are printed, in thousandths.
+const PERCENTILES: [(u64, &str); 4] = [(500, "p50"), (900, "p90"), (990, "p99"), (999, "p99.9")];
 const STARS: usize = 40;
 
 /// The unit in which a histogram's buckets were counted.
@@ -75,17 +75,16 @@ impl Hist {
         (count > 0).then(|| self.sum_ns as f64 / count as f64)
     }
 
-    /// The bucket in which a percentile lies: the first and last value it counts. It holds the value of
-    /// rank ceil(p/100 * count), the nearest-rank definition.
-    pub fn percentile(&self, percent: f64) -> Option<(u64, u64)> {
-        let count = self.count();
-        let rank = ((percent / 100.0 * count as f64).ceil() as u64).clamp(1, count.max(1));
+    /// The bucket in which a percentile lies, given in thousandths: the first and last value it counts. It holds
+    /// the value of rank ceil(permille/1000 * count), the nearest-rank definition.
+    pub fn percentile(&self, permille: u64) -> Option<(u64, u64)> {
+        let rank = (u128::from(permille) * u128::from(self.count())).div_ceil(1000).max(1);
         let mut below = 0;
         let slot = self.slots.iter().position(|n| {
-            below += n;
+            below += u128::from(*n);
             below >= rank
         })?;
-        (count > 0).then(|| bounds(slot))
+        Some(bounds(slot))
     }
 
     /// The rows of a table like the peers', one for each power of two, and a line of figures.
@@ -122,11 +121,11 @@ impl Hist {
             mean / unit.ns as f64,
             unit.symbol
         );
-        for (i, percent) in PERCENTILES.into_iter().enumerate() {
-            if let Some((low, high)) = self.percentile(percent) {
+        for (i, (permille, name)) in PERCENTILES.into_iter().enumerate() {
+            if let Some((low, high)) = self.percentile(permille) {
                 let start = if i == 0 { "\n" } else { ", " };
                 // The bucket reaches up to the next whole unit.
-                _ = write!(text, "{start}p{percent} {low}-{} {}", high + 1, unit.symbol);
+                _ = write!(text, "{start}{name} {low}-{} {}", high + 1, unit.symbol);
             }
         }
         text.push('\n');
@@ -141,7 +140,8 @@ impl Hist {
 
     /// Each percentile with the bounds of its bucket.
     pub fn json_percentiles(&self, unit: Unit) -> Json {
-        let found = PERCENTILES.into_iter().filter_map(|p| Some((format!("p{p}"), self.percentile(p)?)));
+        let found =
+            PERCENTILES.into_iter().filter_map(|(p, name)| Some((name.to_string(), self.percentile(p)?)));
         Json::Object(found.map(|(name, bounds)| (name, bucket_json(bounds, unit, None))).collect())
     }
 }
@@ -183,13 +183,13 @@ mod tests {
     fn percentiles_are_in_the_bucket_of_their_rank() {
         let values: Vec<u64> = (1..=1000).collect();
         let h = hist(&values);
-        for (percent, value) in [(50.0, 500), (90.0, 900), (99.0, 990), (99.9, 999)] {
+        for (percent, value) in [(500, 500), (900, 900), (990, 990), (999, 999)] {
             let (low, high) = h.percentile(percent).unwrap();
-            assert!((low..=high).contains(&value), "p{percent}: {low}..{high}");
+            assert!((low..=high).contains(&value), "{percent}: {low}..{high}");
         }
         assert_eq!(h.mean_ns(), Some(500_500.0));
-        assert_eq!(Hist::default().percentile(50.0), None);
-        assert_eq!(hist(&[7]).percentile(99.9), Some((7, 7)));
+        assert_eq!(Hist::default().percentile(500), None);
+        assert_eq!(hist(&[7]).percentile(999), Some((7, 7)));
     }
 
     #[test]

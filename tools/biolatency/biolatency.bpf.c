@@ -119,7 +119,7 @@ static __always_inline int on_issue(bool btf, struct request *rq)
 
 static __always_inline int on_insert(bool btf, struct request *rq)
 {
-	return FIELD(btf, rq, start_time_ns) ? 0 : keep_start(rq);
+	return request_keeps_start_time(btf, rq) ? 0 : keep_start(rq);
 }
 
 static __always_inline int on_complete(bool btf, struct request *rq, unsigned int bytes)
@@ -137,7 +137,7 @@ static __always_inline int on_complete(bool btf, struct request *rq, unsigned in
 		/* A step of a flush sequence is a part of the request that needs the sequence. */
 		if (request_is_flush_step(btf, rq))
 			return 0;
-		start = FIELD(btf, rq, start_time_ns);
+		start = request_keeps_start_time(btf, rq) ? FIELD(btf, rq, start_time_ns) : 0;
 	} else {
 		/* The end of a flush sequence, whose steps were counted as the device did them. */
 		if ((flags & REQ_OP_MASK) == REQ_OP_WRITE && !left)
@@ -189,7 +189,7 @@ static __always_inline int on_bio_complete(struct bio *bio)
 
 	if (!value) {
 		/* Filtered out; or there was no such disk when the tool started. */
-		if (!follow_bios)
+		if (!follow_bios && (!cgroup || bio_in_cgroup(bio, cgroup)))
 			count(DROPPED_UNKNOWN_START);
 		return 0;
 	}

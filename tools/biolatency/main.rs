@@ -269,6 +269,8 @@ impl Biolatency {
         }
         if !disks.iter().any(|(_, times)| times.bios) {
             unwanted.push("bio_queue");
+            // It costs nothing but tells of disks that come later, which are no concern of -d.
+            unwanted.extend(self.disk.is_some().then_some("bio_complete"));
         }
         unwanted
     }
