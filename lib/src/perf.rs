@@ -7,8 +7,6 @@ use std::os::fd::FromRawFd as _;
 use std::os::fd::IntoRawFd as _;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
 
 use libbpf_rs::Link;
 use libbpf_rs::Object;
@@ -23,8 +21,6 @@ const DISABLED: u64 = 1 << 0;
 const FREQ: u64 = 1 << 10;
 /// A flag of perf_event_open(2).
 const FD_CLOEXEC: libc::c_ulong = 1 << 3;
-/// Types of the records in a perf event's own buffer.
-const PERF_RECORD_THROTTLE: u32 = 5;
 const PARANOID: &str = "/proc/sys/kernel/perf_event_paranoid";
 const MAX_SAMPLE_RATE: &str = "/proc/sys/kernel/perf_event_max_sample_rate";
 
@@ -142,8 +138,8 @@ impl Sampler {
     }
 
     /// How often the kernel throttled an event: held samples back because they came too fast for its limit.
-    pub fn throttled(&mut self) -> u64 {
-        self.events.iter_mut().map(|event| event.buffer.count(PERF_RECORD_THROTTLE)).sum()
+    pub fn throttled(&self) -> u64 {
+        self.events.iter().map(|event| event.buffer.throttled()).sum()
     }
 }
 
@@ -173,46 +169,34 @@ fn open_event(source: Source, frequency: u64, cpu: u32) -> Result<Event, Errno> 
     Ok(Event { buffer: Buffer::new(&fd)?, fd })
 }
 
-/// The buffer that the kernel shares with us for records about the event itself.
+/// The buffer that the kernel shares with us for records about the event itself. It may overwrite them, as only
+/// their number is of interest: they are one for each throttling and one for its end, all of the same size.
 struct Buffer {
     base: NonNull<libc::c_void>,
     page: usize,
-    head: u64,
-    count: u64,
 }
+
+/// `struct perf_event_header`, time, id and stream id.
+const THROTTLE_RECORD_BYTES: u64 = 32;
 
 impl Buffer {
     /// The page of positions and one of data: samples do not go there, as the program takes them.
     fn new(fd: &OwnedFd) -> Result<Self, Errno> {
         let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?.unwrap_or(4096) as usize;
         let length = std::num::NonZeroUsize::new(2 * page).ok_or(Errno::EINVAL)?;
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // What we can't write, the kernel does not wait for us to read.
+        let access = ProtFlags::PROT_READ;
         // SAFETY: a new mapping, of which nothing else knows.
         let base = unsafe { nix::sys::mman::mmap(None, length, access, MapFlags::MAP_SHARED, fd, 0) }?;
-        Ok(Self { base, page, head: 0, count: 0 })
+        Ok(Self { base, page })
     }
 
-    /// How many records of this type there have been.
-    fn count(&mut self, kind: u32) -> u64 {
+    /// How often the event was throttled.
+    fn throttled(&self) -> u64 {
         let page = self.base.cast::<libbpf_sys::perf_event_mmap_page>().as_ptr();
-        // SAFETY: the kernel keeps this page as long as the mapping; head and tail are aligned.
-        let (head, tail) = unsafe {
-            (AtomicU64::from_ptr(&raw mut (*page).data_head), AtomicU64::from_ptr(&raw mut (*page).data_tail))
-        };
-        // The kernel writes records before it moves the head.
-        let end = head.load(Ordering::Acquire);
-        while self.head + 8 <= end {
-            let at = self.head as usize % self.page;
-            // SAFETY: records are aligned to 8 bytes, so that a header does not cross the data's end.
-            let (record, size) = unsafe {
-                let header = self.base.as_ptr().cast::<u8>().add(self.page + at);
-                (header.cast::<u32>().read_volatile(), header.add(6).cast::<u16>().read_volatile())
-            };
-            self.count += u64::from(record == kind);
-            self.head += u64::from(size.max(8));
-        }
-        tail.store(end, Ordering::Release);
-        self.count
+        // SAFETY: the kernel keeps this page as long as the mapping; the head is aligned.
+        let head = unsafe { (&raw const (*page).data_head).read_volatile() };
+        (head / THROTTLE_RECORD_BYTES).div_ceil(2)
     }
 }
 
@@ -247,6 +231,8 @@ pub fn parse_cpus(text: &str) -> Option<Vec<u32>> {
         }
         cpus.extend(first..=last);
     }
+    cpus.sort_unstable();
+    cpus.dedup();
     Some(cpus)
 }
 

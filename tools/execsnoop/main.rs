@@ -228,17 +228,13 @@ impl Trace for Execsnoop {
             }
             let (name, args) = tail.split_at(usize::from(record.name_len).min(tail.len()));
             let (args, gap) = parts.finish(&record, args);
-            let time = out.clock().wall(record.time_ns);
-            let cgroup = cgroups.path(record.cgroup);
-            let exec = self.exec(time, record, c_bytes(name).to_vec(), &args, gap, cgroup);
-            if self
-                .line
-                .as_ref()
-                .is_some_and(|text| !exec.args.iter().any(|arg| contains(arg, text.as_bytes())))
-            {
+            if !self.has_line(&args) {
                 out.filtered();
                 return Ok(());
             }
+            let time = out.clock().wall(record.time_ns);
+            let cgroup = cgroups.path(record.cgroup);
+            let exec = self.exec(time, record, c_bytes(name).to_vec(), &args, gap, cgroup);
             Ok(out.row(&columns, &exec)?)
         })?;
         Ok(session.finish()?)
@@ -252,6 +248,12 @@ impl Execsnoop {
         titles.extend(self.print_uid.then_some("UID"));
         titles.extend(self.print_cgroup.then_some("CGROUP"));
         Columns::new(&titles)
+    }
+
+    /// Whether one of all the arguments, printed or not, has what --line asks for.
+    fn has_line(&self, args: &[u8]) -> bool {
+        let has = |text: &String| args.split(|byte| *byte == 0).any(|arg| contains(arg, text.as_bytes()));
+        self.line.as_ref().is_none_or(has)
     }
 
     fn exec(

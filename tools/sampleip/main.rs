@@ -265,7 +265,7 @@ impl Trace for Sampleip {
         session::set_max_entries(open.open_object_mut(), "addresses", self.entries)?;
         let taken = Hooks::new().choose(open.open_object_mut(), &Kernel::new()?)?;
         let skeleton = session::load(open)?;
-        let mut sampler = Sampler::open(self.frequency, &cpus)?;
+        let sampler = Sampler::open(self.frequency, &cpus)?;
         let keep: &[_] = if self.user {
             &[Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH, Capability::CAP_CHECKPOINT_RESTORE]
         } else {
