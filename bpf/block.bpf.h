@@ -6,8 +6,6 @@
 #include "kscope.bpf.h"
 
 #define REQ_OP_MASK 0xff
-#define RQF_FLUSH_SEQ_BEFORE_6_11 (1 << 4)
-#define RQF_IO_STAT_BEFORE_6_11 (1 << 13)
 #define REQ_OP_SCSI_IN_BEFORE_5_11 32
 #define CGROUP_DEPTH_MAX 32
 
@@ -26,11 +24,12 @@ struct blk_queue_stats___bool {
 	bool enable_accounting;
 } __attribute__((preserve_access_index));
 
-/* 6.11 made an enum of the flags and moved them. */
-enum rqf_flags___since_6_11 {
-	__RQF_FLUSH_SEQ___since_6_11 = 1,
-	__RQF_IO_STAT___since_6_11 = 10,
-};
+/*
+ * Bits of rq_flags. 6.11 made enumerators of them and moved them, but gave their enum no name, by
+ * which CO-RE would find them: user space sets these. What stands here are the bits before that.
+ */
+const volatile __u32 rqf_flush_seq = 1 << 4;
+const volatile __u32 rqf_io_stat = 1 << 13;
 
 static __always_inline __u32 disk_dev(bool btf, struct gendisk *disk)
 {
@@ -73,23 +72,17 @@ static __always_inline bool request_is_passthrough(__u32 cmd_flags)
 	return op >= REQ_OP_SCSI_IN_BEFORE_5_11 && op <= REQ_OP_DRV_OUT;
 }
 
-#define REQUEST_HAS_FLAG(btf, rq, name)                                                            \
-	((__u32)FIELD(btf, rq, rq_flags) &                                                         \
-	 (bpf_core_enum_value_exists(enum rqf_flags___since_6_11, __##name##___since_6_11)         \
-		  ? 1 << bpf_core_enum_value(enum rqf_flags___since_6_11, __##name##___since_6_11) \
-		  : name##_BEFORE_6_11))
-
 /* A step of a flush sequence, as opposed to the request that needs the sequence. */
 static __always_inline bool request_is_flush_step(bool btf, struct request *rq)
 {
-	return REQUEST_HAS_FLAG(btf, rq, RQF_FLUSH_SEQ);
+	return (__u32)FIELD(btf, rq, rq_flags) & rqf_flush_seq;
 }
 
 /* Whether start_time_ns is of this request: without statistics it may be of one that was here
  * before. */
 static __always_inline bool request_keeps_start_time(bool btf, struct request *rq)
 {
-	return REQUEST_HAS_FLAG(btf, rq, RQF_IO_STAT) && FIELD(btf, rq, start_time_ns);
+	return (__u32)FIELD(btf, rq, rq_flags) & rqf_io_stat && FIELD(btf, rq, start_time_ns);
 }
 
 /* Whether the kernel itself notes when it issues this queue's requests: blk_mq_start_request(). */

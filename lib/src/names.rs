@@ -189,7 +189,17 @@ pub fn block_cgroup(path: &str) -> Result<Option<Cgroup>, String> {
     }
     let v1 = mounts().into_iter().find(|mount| mount.controllers.as_ref().is_some_and(is_blkio));
     match (&cgroup.controllers, v1) {
-        (None, None) => Ok(Some(cgroup)),
+        (None, None) => {
+            let controllers =
+                fs::read_to_string(Path::new(path).join("cgroup.controllers")).unwrap_or_default();
+            if controllers.split_whitespace().any(|name| name == "io") {
+                return Ok(Some(cgroup));
+            }
+            Err(format!(
+                "{path:?} has no io controller, so that its I/O belongs to a cgroup above: write +io to the parent's \
+                 cgroup.subtree_control"
+            ))
+        }
         (Some(names), _) if is_blkio(names) => Ok(Some(cgroup)),
         (_, Some(v1)) => Err(format!(
             "on this host block I/O belongs to the cgroups of {}: give a path there",

@@ -205,6 +205,11 @@ impl Trace for Biolatency {
             rodata.per_flags = self.per_flags;
             rodata.from_insertion = self.queued;
             rodata.cgroup = cgroup.map_or(0, |cgroup| cgroup.id);
+            if self.queued {
+                let bit = |name| kernel.enumerator(name).map(|bit| 1 << bit);
+                rodata.rqf_flush_seq = bit("__RQF_FLUSH_SEQ").unwrap_or(rodata.rqf_flush_seq);
+                rodata.rqf_io_stat = bit("__RQF_IO_STAT").unwrap_or(rodata.rqf_io_stat);
+            }
             rodata.issue_has_queue = kernel.tracepoint_args("block_rq_issue") == Some(2);
             rodata.bio_queue_has_queue = kernel.tracepoint_args("block_bio_queue") == Some(2);
         }
