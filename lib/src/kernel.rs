@@ -69,11 +69,10 @@ impl Kernel {
 
     /// The value of an enumerator of any enum, also of those without a name.
     pub fn enumerator(&self, name: &str) -> Option<i64> {
-        let enums = self.btf.type_by_kind::<types::Enum<'_>>();
-        enums
-            .flat_map(|found| found.iter().collect::<Vec<_>>())
-            .find(|m| m.name.is_some_and(|n| n == name))
-            .map(|m| m.value)
+        let value = |found: types::Enum<'_>| {
+            found.iter().find(|m| m.name.is_some_and(|n| n == name)).map(|m| m.value)
+        };
+        self.btf.type_by_kind().find_map(value)
     }
 
     /// Whether a program can be attached to a section's target. The reason, if not.
