@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What /proc says about a process.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+
+use procfs::ProcError;
+use procfs::process::{Process, Status};
+
+use crate::bpf::Kind;
+
+fn process(pid: u32) -> Result<Process, ProcError> {
+    Process::new(pid.cast_signed())
+}
+
+/// The state, as in `ps`; nothing if there is no such process.
+pub fn state(pid: u32) -> Option<char> {
+    process(pid).and_then(|process| process.stat()).ok().map(|stat| stat.state)
+}
+
+/// The content of /proc/PID/status.
+///
+/// # Panics
+/// If there is no such process.
+pub fn status(pid: u32) -> Status {
+    process(pid).and_then(|process| process.status()).unwrap_or_else(|error| panic!("process {pid}: {error}"))
+}
+
+/// Whether it has given up gaining privileges; false for a process that has gone.
+pub fn no_new_privs(pid: u32) -> bool {
+    process(pid).and_then(|process| process.status()).is_ok_and(|status| status.nonewprivs == Some(1))
+}
+
+/// The BPF objects that a process has open, by kind and id, with what its fdinfo says of the memory that each
+/// takes, in bytes.
+///
+/// # Panics
+/// If there is no such process.
+pub fn bpf_objects(pid: u32) -> BTreeMap<(Kind, u32), u64> {
+    try_bpf_objects(pid).unwrap_or_else(|error| panic!("process {pid}: {error}"))
+}
+
+/// [`bpf_objects`] of a process that may end at any time.
+///
+/// # Errors
+/// There is no such process.
+pub fn try_bpf_objects(pid: u32) -> io::Result<BTreeMap<(Kind, u32), u64>> {
+    let files = fs::read_dir(format!("/proc/{pid}/fdinfo"))?;
+    // A descriptor may be closed while they are read.
+    let texts = files.flatten().filter_map(|file| fs::read_to_string(file.path()).ok());
+    let mut objects = BTreeMap::new();
+    for text in texts {
+        let fields: BTreeMap<&str, &str> =
+            text.lines().filter_map(|line| line.split_once(':')).map(|(key, v)| (key, v.trim())).collect();
+        let number = |key: &str| fields.get(key).and_then(|value| value.parse::<u64>().ok());
+        // A link's fdinfo names its program too.
+        let kinds = [("link_id", Kind::Link), ("map_id", Kind::Map), ("prog_id", Kind::Program)];
+        let found = kinds.into_iter().find_map(|(key, kind)| Some((kind, u32::try_from(number(key)?).ok()?)));
+        if let Some(object) = found {
+            objects.insert(object, number("memlock").unwrap_or_default());
+        }
+    }
+    Ok(objects)
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The programs under test, and what they say about themselves.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+use crate::{Ended, Run};
+
+/// The `kscope` program: `$KSCOPE`, or beside the test, or the release build of Cargo's target directory.
+///
+/// # Panics
+/// If there is none.
+pub fn kscope() -> PathBuf {
+    find("KSCOPE", &["kscope", "../../release/kscope"])
+}
+
+/// The `workload` program: `$KSCOPE_WORKLOAD`, or beside the test, or where Cargo puts it.
+///
+/// # Panics
+/// If there is none.
+pub fn workload() -> PathBuf {
+    find("KSCOPE_WORKLOAD", &["workload", "../workload"])
+}
+
+fn find(variable: &str, beside: &[&str]) -> PathBuf {
+    if let Some(path) = std::env::var_os(variable) {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("the test's own path");
+    let dir = test.parent().expect("the test's folder");
+    beside.iter().map(|path| dir.join(path)).find(|path| path.is_file()).unwrap_or_else(|| {
+        panic!(
+            "neither ${variable} nor any of {beside:?} in {}: build it first \
+             (cargo build --release --features multicall --bin kscope)",
+            dir.display()
+        )
+    })
+}
+
+/// Every tool, as `kscope list` names them.
+///
+/// # Panics
+/// If `kscope list --json` is anything but a list of tools.
+pub fn tools() -> &'static [String] {
+    static TOOLS: OnceLock<Vec<String>> = OnceLock::new();
+    TOOLS.get_or_init(|| {
+        let ended = Run::kscope(["list", "--json"]).output();
+        assert!(ended.status.success(), "kscope list --json: {ended:?}");
+        let name = |line: &str| {
+            let tool: Value = serde_json::from_str(line).expect("kscope list --json");
+            assert_eq!(tool["type"], "tool", "{line}");
+            tool["tool"].as_str().unwrap_or_else(|| panic!("a tool without a name: {line}")).to_string()
+        };
+        let tools: Vec<String> = ended.stdout().lines().map(name).collect();
+        assert!(!tools.is_empty(), "kscope list --json names no tool");
+        tools
+    })
+}
+
+/// Whether the tool's help lists this option, as in `--buffer`.
+///
+/// # Panics
+/// If the tool has no help.
+pub fn has_option(tool: &str, option: &str) -> bool {
+    help(tool).split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).any(|word| word == option)
+}
+
+/// What `--help` prints.
+///
+/// # Panics
+/// If the tool has no help.
+pub fn help(tool: &str) -> String {
+    let ended: Ended = Run::new(tool).args(["--help"]).output();
+    assert!(ended.status.success(), "{tool} --help: {ended:?}");
+    ended.stdout().to_string()
+}

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The oracle program at work (tests/src/bin/workload).
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::io::Write as _;
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::bytes::lossy;
+use crate::run::exit_status;
+use crate::stream::Stream;
+use crate::{Who, programs};
+
+/// The exit status that says: this kernel does not offer what was asked for.
+const REFUSED: i32 = 77;
+
+/// A workload that is ready to act; dropping it kills it.
+pub struct Workload {
+    name: String,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: Option<Stream>,
+    stderr: Option<Stream>,
+    gone: bool,
+}
+
+/// What this kernel does not offer.
+#[derive(Debug)]
+pub struct Refused(String);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Workload {
+    /// Start it; it has everything that it needs, and waits for [`Workload::go`].
+    ///
+    /// # Panics
+    /// If it fails, or this kernel does not offer what it needs.
+    pub fn start<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Self {
+        Self::try_start(args).unwrap_or_else(|refused| panic!("{refused}"))
+    }
+
+    /// [`Workload::start`], for what a kernel may do without.
+    ///
+    /// # Errors
+    /// This kernel does not offer what was asked for.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn try_start<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Result<Self, Refused> {
+        let mut command = Command::new(programs::workload());
+        command.args(args);
+        Self::of(command)
+    }
+
+    /// [`Workload::start`] by somebody else.
+    ///
+    /// # Panics
+    /// If it fails, or this kernel does not offer what it needs.
+    pub fn start_by<S: AsRef<OsStr>>(who: &Who, args: impl IntoIterator<Item = S>) -> Self {
+        let mut command = Command::new(programs::workload());
+        command.args(args);
+        who.run(&mut command);
+        Self::of(command).unwrap_or_else(|refused| panic!("{refused}"))
+    }
+
+    fn of(mut command: Command) -> Result<Self, Refused> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let name = format!("{command:?}");
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
+        let mut workload = Self {
+            stdin: child.stdin.take(),
+            stdout: child.stdout.take().map(Stream::new),
+            stderr: child.stderr.take().map(Stream::new),
+            name,
+            child,
+            gone: false,
+        };
+        if let Some(line) = workload.stdout.as_ref().and_then(|stdout| stdout.line(0)) {
+            let ready: Value = serde_json::from_slice(&line).unwrap_or_default();
+            assert_eq!(ready["ready"], true, "{}: {}", workload.name, lossy(&line));
+            return Ok(workload);
+        }
+        let status = exit_status(&workload.name, &mut workload.child);
+        let stderr = lossy(&workload.stderr.take().map(Stream::finish).unwrap_or_default());
+        assert_eq!(status.code(), Some(REFUSED), "{}: {status}: {stderr}", workload.name);
+        Err(Refused(stderr.trim().into()))
+    }
+
+    /// Its process, which is also its main thread.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Let it act.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn go(&mut self) {
+        let stdin = self.stdin.as_mut().expect("a workload that runs");
+        stdin.write_all(b"go\n").unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        self.gone = true;
+    }
+
+    /// Wait until it has done everything and has ended: its actions. Lets it act, if that was not done.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn finish(mut self) -> Vec<Value> {
+        if !self.gone {
+            self.go();
+        }
+        let stdout = self.stdout.take().expect("a workload ends once");
+        let mut actions = Vec::new();
+        for n in 1.. {
+            let Some(line) = stdout.line(n) else {
+                let stderr = lossy(&self.stderr.take().map(Stream::finish).unwrap_or_default());
+                panic!("{} ended before it was done: {stderr}", self.name);
+            };
+            let value: Value = serde_json::from_slice(&line)
+                .unwrap_or_else(|error| panic!("{}: {error}: {}", self.name, lossy(&line)));
+            if value["done"] == true {
+                break;
+            }
+            actions.push(value);
+        }
+        drop(self.stdin.take());
+        let status = exit_status(&self.name, &mut self.child);
+        assert!(status.success(), "{}: {status}", self.name);
+        actions
+    }
+}
+
+impl Drop for Workload {
+    fn drop(&mut self) {
+        // Both fail where it has ended, as they may.
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}

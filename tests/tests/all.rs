@@ -1,0 +1,659 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What holds for every tool. Each test goes through all that `kscope list` names.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs;
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::Path;
+
+use caps::{CapSet, Capability};
+use kscope_tests::bytes::{assert_harmless, hex};
+use kscope_tests::programs::{has_option, help, tools};
+use kscope_tests::{DEADLINE, Ended, Finished, Run, Schema, Tracer, Who, Workload};
+use kscope_tests::{bpf, cgroup, now, process, wait_until};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::unistd::gethostname;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The facts about libbpf-tools' flags: tool, positional arguments, flags.
+const FLAGS: &str = include_str!("../data/flags.tsv");
+
+/// Every tool, named on stderr, which the test framework shows if the test fails.
+fn each_tool() -> impl Iterator<Item = &'static str> {
+    tools().iter().map(|tool| {
+        eprintln!("tool {tool}");
+        tool.as_str()
+    })
+}
+
+/// A few opens and executions, done.
+fn a_few_events() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().to_str().unwrap();
+    Workload::start(["open", "--dir", path, "openat", "open-enoent", "thread"]).finish();
+    Workload::start(["exec", "--dir", path, "execve", "fail-enoent"]).finish();
+}
+
+/// Many opens, and executions, which open too, without end; dropping it ends them.
+struct Busy {
+    _dir: TempDir,
+    workloads: Vec<Workload>,
+}
+
+impl Busy {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().to_str().unwrap();
+        let opens = Workload::start(["open-loop", "--dir", path, "--count", "100000"]);
+        let execs = Workload::start(["exec-loop", "--count", "9999999", "--args", "8"]);
+        let mut busy = Self { _dir: dir, workloads: vec![opens, execs] };
+        busy.workloads.iter_mut().for_each(Workload::go);
+        busy
+    }
+}
+
+#[test]
+fn json_is_valid_with_header_first_and_footer_last() {
+    for tool in each_tool() {
+        let before = now();
+        let tracer = Run::new(tool).json();
+        let begun = now();
+        a_few_events();
+        let finished = tracer.stop();
+        let after = now();
+        finished.check();
+
+        let of_type = |kind: &str| finished.text().lines().filter(|line| kind_of(line) == kind).count();
+        assert_eq!(of_type("header"), 1, "{tool}: {finished:?}");
+        assert_eq!(of_type("footer"), 1, "{tool}: {finished:?}");
+
+        let header = &finished.header;
+        let version = Run::new(tool).args(["--version"]).output();
+        assert_eq!(version.stdout().trim_end(), format!("{tool} {}", header["version"].as_str().unwrap()));
+        assert_eq!(header["tool"], tool);
+        assert_eq!(header["schema"], 1);
+        assert_eq!(header["host"], gethostname().unwrap().to_str().unwrap());
+        assert_eq!(header["kernel"], fs::read_to_string("/proc/sys/kernel/osrelease").unwrap().trim());
+        let time = |object: &Value| object["time"].as_str().unwrap().to_string();
+        assert!(before <= time(header) && time(header) <= begun, "{tool}: {before} {header} {begun}");
+        assert!(begun <= time(&finished.footer) && time(&finished.footer) <= after, "{tool}: {finished:?}");
+        let hooks = header["hooks"].as_object().unwrap();
+        assert!(!hooks.is_empty() && hooks.values().all(|way| way.as_str() != Some("")), "{tool}: {header}");
+        assert!(header["notes"].is_array(), "{tool}: {header}");
+    }
+}
+
+fn kind_of(line: &str) -> String {
+    let value: Value = serde_json::from_str(line).unwrap();
+    value["type"].as_str().unwrap_or_default().to_string()
+}
+
+#[test]
+fn events_are_counted_as_printed() {
+    for tool in each_tool().filter(|tool| has_option(tool, "--buffer")) {
+        let tracer = Run::new(tool).json();
+        a_few_events();
+        assert_accounted(&tracer.stop());
+    }
+}
+
+/// What was generated is what was printed, filtered out or reported lost.
+fn assert_accounted(finished: &Finished) {
+    let lines = finished.data().count() as u64;
+    let [generated, events, filtered, lost] =
+        ["generated", "events", "filtered", "lost"].map(|key| finished.count(key));
+    let footer = &finished.footer;
+    assert_eq!(events, lines, "{}: {footer}", finished.tool);
+    assert_eq!(generated, events + filtered + lost, "{}: {footer}", finished.tool);
+    let causes = footer["lost_by_cause"].as_object().unwrap().values();
+    assert_eq!(lost, causes.map(|n| n.as_u64().unwrap()).sum::<u64>(), "{}: {footer}", finished.tool);
+}
+
+/// One flag of libbpf-tools.
+struct Flag {
+    short: Option<char>,
+    long: Option<String>,
+    value: Option<String>,
+}
+
+impl Flag {
+    /// From `-p/--pid=PID`, `--max-args=MAX_ARGS` or `-x/--failed`.
+    fn parse(text: &str) -> Self {
+        let (names, value) = match text.split_once('=') {
+            Some((names, value)) => (names, Some(value.to_string())),
+            None => (text, None),
+        };
+        let names: Vec<&str> = names.split('/').collect();
+        Self {
+            short: names.iter().find(|name| !name.starts_with("--")).and_then(|name| name.chars().nth(1)),
+            long: names.iter().find(|name| name.starts_with("--")).map(ToString::to_string),
+            value,
+        }
+    }
+
+    /// The ways to write it. A long name that `taken` has is that of another flag too, and means that one.
+    fn forms(&self, taken: &BTreeSet<String>) -> Vec<Vec<String>> {
+        let short = self.short.map(|short| format!("-{short}"));
+        let long = self.long.clone().filter(|long| self.value.is_some() || !taken.contains(long));
+        let Some(value) = self.value.as_deref().map(fitting_value) else {
+            return [short, long].into_iter().flatten().map(|name| vec![name]).collect();
+        };
+        let joined = short.iter().map(|name| format!("{name}{value}"));
+        let joined = joined.chain(long.iter().map(|name| format!("{name}={value}")));
+        let mut forms: Vec<_> = joined.map(|word| vec![word]).collect();
+        forms.extend([short, long].into_iter().flatten().map(|name| vec![name, value.clone()]));
+        forms
+    }
+}
+
+/// A value that a tool can take on this machine, for one that a help text calls by this name.
+fn fitting_value(name: &str) -> String {
+    match name {
+        "PID" | "TID" => std::process::id().to_string(),
+        "UID" => "0".into(),
+        "NAME" | "COMM" | "COMMAND" | "LINE" => "x".into(),
+        "DURATION" | "SECONDS" | "INTERVAL" | "TIME" => "1".into(),
+        "MIN" | "MIN-BLOCK-TIME" | "ROWS" | "TOP" | "CPU" | "MAX_ARGS" => "1".into(),
+        "MAX-BLOCK-TIME" | "PERF-MAX-STACK-DEPTH" | "FREQUENCY" | "SAMPLE_PERIOD" => "100".into(),
+        "STACK-STORAGE-SIZE" => "1024".into(),
+        "PORT" | "PORTS" | "LPORT" | "RPORT" | "DPORT" | "LOCALPORT" | "REMOTEPORT" => "80".into(),
+        "ERRNO" => "ENOENT".into(),
+        "DISK" => disk(),
+        path if path.starts_with("/sys/fs/cgroup") => cgroup::root().to_str().unwrap().into(),
+        _ => panic!("flags.tsv has a value named {name}: say in the test what fits"),
+    }
+}
+
+fn disk() -> String {
+    let mut disks: Vec<_> =
+        fs::read_dir("/sys/block").unwrap().map(|disk| disk.unwrap().file_name()).collect();
+    disks.sort();
+    disks.first().expect("a disk in /sys/block: the test needs one").to_str().unwrap().to_string()
+}
+
+#[test]
+fn flags_of_libbpf_tools_are_accepted() {
+    let tools: BTreeSet<&str> = each_tool().collect();
+    let mut tried = 0;
+    for line in FLAGS.lines().skip(1) {
+        let [tool, positional, flags] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        if !tools.contains(tool) {
+            continue;
+        }
+        let positional = match positional {
+            "" => vec![],
+            "FUNCTION" => vec!["vfs_read"],
+            "[interval [count]]" => vec!["1", "1"],
+            other => panic!("flags.tsv has the positional argument {other}: say in the test what fits"),
+        };
+        let flags: Vec<Flag> = flags.split_whitespace().map(Flag::parse).collect();
+        let with_value = flags.iter().filter(|flag| flag.value.is_some());
+        let taken = with_value.filter_map(|flag| flag.long.clone()).collect();
+        let forms = flags.iter().flat_map(|flag| flag.forms(&taken)).chain([vec![]]);
+        for form in forms {
+            let ended = Run::new(tool).args(&form).args(&positional).args(["--dry-run"]).output();
+            assert_eq!(ended.code(), 0, "{tool} {form:?}: {ended:?}");
+            tried += 1;
+        }
+    }
+    assert!(tried > 0, "no tool is in flags.tsv");
+}
+
+/// Names that would clear a screen, forge a line, or turn text around, if they were printed raw.
+const HOSTILE_COMMS: [&[u8]; 3] =
+    [b"\x1b[2J\n\r\x07\x9b31m", b"\xe2\x80\xae\xe2\x81\xa6\xef\xbb\xbf\xff", b"\n  0 forged \\x1"];
+
+fn hostile_events() {
+    let dir = TempDir::new().unwrap();
+    let hostile = dir.path().join("\u{1b}[2J\n\u{202e}dir");
+    fs::create_dir(&hostile).unwrap();
+    let path = hostile.to_str().unwrap();
+    Workload::start(["open", "--dir", path, "odd-bytes", "openat-relative"]).finish();
+    Workload::start(["exec", "--dir", path, "odd-bytes", "script", "fail-enoent"]).finish();
+    for comm in HOSTILE_COMMS {
+        Workload::start(["comm", &hex(comm)]).finish();
+    }
+}
+
+#[test]
+fn hostile_bytes_reach_no_terminal() {
+    for tool in each_tool() {
+        let tracer = Run::new(tool).text();
+        hostile_events();
+        let ended = tracer.stop_text();
+        assert_eq!(ended.code(), 0, "{ended:?}");
+        assert_harmless(&format!("{tool}: stdout"), &ended.bytes);
+        assert_harmless(&format!("{tool}: stderr"), ended.stderr.as_bytes());
+
+        let tracer = Run::new(tool).json();
+        hostile_events();
+        let finished = tracer.stop();
+        finished.check();
+        assert_harmless(&format!("{tool}: stdout"), finished.text().as_bytes());
+        assert_harmless(&format!("{tool}: stderr"), finished.stderr.as_bytes());
+    }
+}
+
+/// A run with a tiny buffer, of which the tool read nothing while opens and executions went on.
+fn overrun(tool: &str, args: &[&str]) -> Ended {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let tracer = Run::new(tool).args(["--buffer", "4096"]).args(args).json();
+    tracer.pause();
+    Workload::start(["open-loop", "--dir", path, "--count", "5000"]).finish();
+    Workload::start(["exec-loop", "--count", "200", "--args", "8"]).finish();
+    tracer.resume();
+    tracer.signal(Signal::SIGINT);
+    tracer.ended()
+}
+
+#[test]
+fn losses_are_reported_exactly() {
+    for tool in each_tool().filter(|tool| has_option(tool, "--buffer")) {
+        let finished = Finished::from(overrun(tool, &[]));
+        finished.check();
+        assert!(finished.count("lost") > 0, "{tool}: {}", finished.footer);
+        assert_accounted(&finished);
+        let lost = format!("{} events lost", finished.count("lost"));
+        assert!(finished.stderr.contains(&lost), "{tool}: not in stderr: {lost}: {}", finished.stderr);
+    }
+}
+
+#[test]
+fn losses_with_strict_are_a_failure() {
+    for tool in each_tool().filter(|tool| has_option(tool, "--buffer")) {
+        let ended = overrun(tool, &["--strict"]);
+        assert_eq!(ended.code(), 3, "{ended:?}");
+        let finished = Finished::from(ended);
+        assert!(finished.count("lost") > 0, "{tool}: {}", finished.footer);
+        assert_accounted(&finished);
+        // Without a loss, it changes nothing.
+        Run::new(tool).args(["--strict"]).json().stop().check();
+    }
+}
+
+#[test]
+fn interrupt_and_termination_end_it_well() {
+    for tool in each_tool() {
+        for signal in [Signal::SIGINT, Signal::SIGTERM] {
+            let tracer = Run::new(tool).json();
+            tracer.signal(signal);
+            tracer.finished().check();
+
+            let tracer = Run::new(tool).text();
+            tracer.signal(signal);
+            let ended = tracer.ended();
+            assert_eq!(ended.code(), 0, "{signal}: {ended:?}");
+        }
+    }
+}
+
+#[test]
+fn stop_and_continue_do_not_end_it() {
+    for tool in each_tool() {
+        let mut tracer = Run::new(tool).json();
+        for _ in 0..3 {
+            tracer.pause();
+            tracer.resume();
+        }
+        a_few_events();
+        tracer.assert_running();
+        tracer.stop().check();
+    }
+}
+
+/// Run the tool into a pipe, read its first line if it is JSON, close the pipe, and see it end by itself.
+fn close_pipe(tool: &str, args: &[String], json: bool) -> Ended {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let run = Run::new(tool).args(args).args(json.then_some("--json")).stdout(writer);
+    // The copy of the writer that Run holds is gone when this returns.
+    let tracer = run.text();
+    let mut byte = [0];
+    while json && byte != [b'\n'] {
+        let timeout = PollTimeout::try_from(DEADLINE).unwrap();
+        let readable = poll(&mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)], timeout).unwrap();
+        assert_eq!(readable, 1, "{tool} prints no header");
+        assert_eq!(reader.read(&mut byte).unwrap(), 1, "{tool} ended before its header");
+    }
+    drop(reader);
+    tracer.ended()
+}
+
+#[test]
+fn closed_pipe_ends_it_quietly() {
+    for tool in each_tool() {
+        let idle = Workload::start(["comm", &hex(b"idle")]);
+        let no_events =
+            if has_option(tool, "--pid") { vec![format!("--pid={}", idle.pid())] } else { vec![] };
+        for json in [true, false] {
+            let known = if json {
+                Run::new(tool).json().stop().stderr
+            } else {
+                Run::new(tool).text().stop_text().stderr
+            };
+            let check = |ended: Ended| {
+                assert_eq!(ended.code(), 0, "json {json}: {ended:?}");
+                let unknown: Vec<_> =
+                    ended.stderr.lines().filter(|line| !known.lines().any(|l| l == *line)).collect();
+                assert!(unknown.is_empty(), "json {json}: {unknown:?}: {ended:?}");
+            };
+            check(close_pipe(tool, &no_events, json));
+            let busy = Busy::new();
+            check(close_pipe(tool, &[], json));
+            drop(busy);
+        }
+    }
+}
+
+#[test]
+fn full_disk_is_a_failure() {
+    for tool in each_tool() {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let ended = Run::new(tool).args(["--json"]).stdout(full).output();
+        let sentence = ended.refusal(1);
+        assert!(sentence.contains("No space left on device"), "{tool}: {sentence}");
+    }
+}
+
+#[test]
+fn missing_capabilities_are_named() {
+    let none: [Who; 2] = [Who::new(Who::NOBODY, &[]), Who::new(0, &[])];
+    for tool in each_tool() {
+        for who in &none {
+            for args in [&["--json"][..], &[]] {
+                let ended = Run::new(tool).args(args).by(who).output();
+                let sentence = ended.refusal(1);
+                for name in ["CAP_BPF", "CAP_PERFMON"] {
+                    assert!(sentence.contains(name), "{tool} as {who:?}: {sentence}");
+                }
+            }
+        }
+        for (has, lacks) in
+            [(Capability::CAP_BPF, "CAP_PERFMON missing"), (Capability::CAP_PERFMON, "CAP_BPF missing")]
+        {
+            let ended = Run::new(tool).by(&Who::new(Who::NOBODY, &[has])).output();
+            let sentence = ended.refusal(1);
+            assert!(sentence.contains(lacks), "{tool} with {has} only: {sentence}");
+        }
+    }
+}
+
+#[test]
+fn two_capabilities_are_enough() {
+    const ENOUGH: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_PERFMON];
+    for tool in each_tool() {
+        let mut capabilities = ENOUGH.to_vec();
+        let try_with = |capabilities: &[Capability]| {
+            Run::new(tool).args(["--json", "--dry-run"]).by(&Who::new(Who::NOBODY, capabilities)).output()
+        };
+        let ended = try_with(&capabilities);
+        if ended.code() != 0 {
+            // One that needs more says what, and that is then enough.
+            let sentence = ended.refusal(1);
+            let more = caps::all().into_iter().filter(|capability| {
+                !ENOUGH.contains(capability) && has_word(sentence, &capability.to_string())
+            });
+            capabilities.extend(more);
+            assert!(capabilities.len() > ENOUGH.len(), "{tool} names no capability: {sentence}");
+            let ended = try_with(&capabilities);
+            assert_eq!(ended.code(), 0, "with {capabilities:?}: {ended:?}");
+        }
+        let tracer = Run::new(tool).by(&Who::new(Who::NOBODY, &capabilities)).json();
+        a_few_events();
+        println!("{tool}, as nobody, works with {capabilities:?}, and keeps {:?}", kept(tool, tracer.pid()));
+        tracer.stop().check();
+    }
+}
+
+fn has_word(sentence: &str, word: &str) -> bool {
+    sentence.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).any(|found| found == word)
+}
+
+/// The capabilities of a tool that traces, which must be few.
+fn kept(tool: &str, pid: u32) -> BTreeSet<String> {
+    /// What a tool may need later: to read its maps before 5.19, tracefs, other processes' maps, kallsyms.
+    const LATER: [Capability; 5] = [
+        Capability::CAP_BPF,
+        Capability::CAP_PERFMON,
+        Capability::CAP_DAC_READ_SEARCH,
+        Capability::CAP_SYS_PTRACE,
+        Capability::CAP_SYSLOG,
+    ];
+    let status = process::status(pid);
+    assert_eq!(status.nonewprivs, Some(1), "{tool} has not set no_new_privs");
+    assert_eq!((status.capinh, status.capamb), (0, Some(0)), "{tool} can pass capabilities on");
+    let kept = caps::read(Some(pid.cast_signed()), CapSet::Permitted).unwrap();
+    assert_eq!(kept, caps::read(Some(pid.cast_signed()), CapSet::Effective).unwrap(), "{tool}");
+    assert!(kept.iter().all(|capability| LATER.contains(capability)), "{tool} keeps {kept:?}");
+    kept.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn privileges_are_given_up_once_attached() {
+    for tool in each_tool() {
+        let tracer = Run::new(tool).json();
+        println!("{tool}, as root, keeps {:?}", kept(tool, tracer.pid()));
+        tracer.stop().check();
+    }
+}
+
+#[test]
+fn nonsense_is_refused() {
+    let thirty_three = (1..=33).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
+    // Each applies to the tools that have the option it begins with.
+    let nonsense: Vec<Vec<OsString>> = [
+        &["--no-such-option"][..],
+        &["--no-such-option=1"],
+        &["-~"],
+        &["abc"],
+        &["1", "1", "1", "abc"],
+        &[""],
+        &["\u{1b}]0;title\u{7}"],
+        &["--\u{1b}[2J\n"],
+        &["--\u{202e}x"],
+        &["--json=yes"],
+        &["--strict", "--no-such-option"],
+        &["--pid"],
+        &["--pid", "x"],
+        &["--pid", "-1"],
+        &["--pid=-1"],
+        &["--pid", "0"],
+        &["--pid", "4294967296"],
+        &["--pid", "1,"],
+        &["--pid="],
+        &["--pid", "\u{1b}[2J"],
+        &["--pid", &thirty_three],
+        &["--tid", "x"],
+        &["--tid="],
+        &["--tid", &thirty_three],
+        &["--uid", "no-such-user"],
+        &["--uid", "no\nsuch\u{1b}[2Juser"],
+        &["--uid", "-1"],
+        &["--uid", "4294967296"],
+        &["--uid="],
+        &["--uid", &thirty_three],
+        &["--comm="],
+        &["--comm", "sixteen bytes of"],
+        &["--cgroup="],
+        &["--cgroup", "/no/such/cgroup"],
+        &["--cgroup", "/"],
+        &["--cgroup", "/proc"],
+        &["--cgroup", "\u{1b}[2J\n"],
+        &["--duration", "0"],
+        &["--duration", "abc"],
+        &["--duration", "-1"],
+        &["--duration", "nan"],
+        &["--duration", "1d"],
+        &["--duration", "99999999999"],
+        &["--duration="],
+        &["--buffer", "0"],
+        &["--buffer", "9G"],
+        &["--buffer", "-1"],
+        &["--buffer", "M"],
+        &["--buffer", "1\u{e9}"],
+        &["--buffer="],
+        &["--timestamps=never"],
+        &["--timestamps="],
+    ]
+    .into_iter()
+    .map(|words| words.iter().map(OsString::from).collect())
+    .chain([
+        vec![OsString::from_vec(b"\xff\xfe".to_vec())],
+        vec!["--comm".into(), OsString::from_vec(b"\xff".to_vec())],
+        vec!["--cgroup".into(), OsString::from_vec(b"\xff\x1b".to_vec())],
+    ])
+    .collect();
+    for tool in each_tool() {
+        let accepted: Vec<_> = nonsense
+            .iter()
+            .filter(|words| {
+                let option = words[0].to_str().unwrap_or_default().split('=').next().unwrap();
+                !["--pid", "--tid", "--uid", "--comm", "--cgroup", "--duration", "--buffer"].contains(&option)
+                    || has_option(tool, option)
+            })
+            .filter_map(|words| {
+                // --dry-run, so that one that is accepted comes to an end.
+                let ended = Run::new(tool).args(words).args(["--dry-run"]).output();
+                if ended.code() != 2 {
+                    return Some(format!("{words:?}: {ended:?}"));
+                }
+                let sentence = ended.refusal(2);
+                assert_harmless(&format!("{tool} {words:?}: stderr"), sentence.as_bytes());
+                assert!(sentence.len() > tool.len() + 2, "{tool} {words:?} says nothing: {sentence}");
+                None
+            })
+            .collect();
+        assert!(accepted.is_empty(), "{tool} did not refuse: {accepted:#?}");
+    }
+}
+
+#[test]
+fn nonsense_to_kscope_is_refused() {
+    for words in [&["no-such-tool"][..], &["--no-such-option"], &["list", "abc"], &["\u{1b}[2J\n"], &[""]] {
+        let ended = Run::kscope(words).output();
+        let sentence = ended.refusal(2);
+        assert_harmless(&format!("kscope {words:?}: stderr"), sentence.as_bytes());
+    }
+}
+
+/// What of these objects no process holds: /proc of every process is looked through.
+fn held_by_nobody(objects: BTreeMap<(bpf::Kind, u32), String>) -> BTreeMap<(bpf::Kind, u32), String> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let held: BTreeSet<_> = pids
+        .filter(|pid| Path::new(&format!("/proc/{pid}/fdinfo")).exists())
+        .filter_map(|pid| process::try_bpf_objects(pid).ok())
+        .flat_map(BTreeMap::into_keys)
+        .collect();
+    objects.into_iter().filter(|(object, _)| !held.contains(object)).collect()
+}
+
+#[test]
+fn killed_tools_leave_nothing_in_the_kernel() {
+    const STARTS: usize = 50;
+    for tool in each_tool() {
+        let before = bpf::objects();
+        let mut own = BTreeMap::new();
+        for _ in 0..STARTS {
+            let tracer = Run::new(tool).json();
+            let objects = bpf::objects();
+            let open = process::bpf_objects(tracer.pid());
+            own.extend(open.into_keys().filter_map(|object| Some((object, objects.get(&object)?.clone()))));
+            // Dropped, it is killed by SIGKILL.
+        }
+        for kind in [bpf::Kind::Program, bpf::Kind::Map, bpf::Kind::Link] {
+            let count = own.keys().filter(|object| object.0 == kind).count();
+            assert!(count >= STARTS, "{tool} opened {count} of {kind:?} in {STARTS} starts");
+        }
+        let names: BTreeSet<&String> = own.values().collect();
+        let mut left = BTreeMap::new();
+        wait_until(&format!("the kernel to free what {tool} had loaded"), || {
+            let new = bpf::objects().into_iter().filter(|(object, name)| {
+                own.contains_key(object) || !before.contains_key(object) && names.contains(name)
+            });
+            left = held_by_nobody(new.collect());
+            let gone = left.is_empty() && bpf::objects().keys().all(|object| !own.contains_key(object));
+            gone.then_some(())
+        });
+    }
+}
+
+#[test]
+fn memory_is_small() {
+    const MIB: u64 = 1 << 20;
+    /// A few pages for what the kernel keeps beside the data.
+    const MAPS: u64 = 10 * MIB + (16 << 10);
+    /// The data of a mapped ring buffer counts twice: that is how often it is mapped.
+    const PROCESS: u64 = 15 * MIB;
+    let check = |tool: &str, tracer: &mut Tracer, when: &str| {
+        tracer.assert_running();
+        let pid = tracer.pid();
+        let maps = process::bpf_objects(pid).into_iter().filter(|((kind, _), _)| *kind == bpf::Kind::Map);
+        let maps: u64 = maps.map(|(_, bytes)| bytes).sum();
+        let process = process::status(pid).vmrss.unwrap_or_default() << 10;
+        println!("{tool}, {when}: maps {maps}, process {process} bytes");
+        assert!(maps > 0 && maps <= MAPS, "{tool}, {when}: {maps} bytes of maps");
+        assert!(process > 0 && process <= PROCESS, "{tool}, {when}: {process} bytes");
+    };
+    for tool in each_tool() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().to_str().unwrap();
+        let mut tracer = Run::new(tool).json();
+        check(tool, &mut tracer, "attached");
+        Workload::start(["open-loop", "--dir", path, "--count", "20000"]).finish();
+        Workload::start(["exec-loop", "--count", "300", "--args", "8"]).finish();
+        check(tool, &mut tracer, "after a workload");
+        tracer.stop().check();
+    }
+}
+
+#[test]
+fn help_and_version_are_printed() {
+    for tool in each_tool() {
+        let long = help(tool);
+        assert!(long.contains("Usage:"), "{tool}: {long}");
+        for flag in ["--help", "-h", "-?"] {
+            let ended = Run::new(tool).args([flag]).output();
+            assert_eq!((ended.code(), ended.stderr.as_str()), (0, ""), "{tool} {flag}: {ended:?}");
+            assert!(ended.stdout().contains("Usage:"), "{tool} {flag}: {ended:?}");
+            let wide: Vec<_> = ended.stdout().lines().filter(|line| line.chars().count() > 100).collect();
+            assert!(wide.is_empty(), "{tool} {flag}: {wide:#?}");
+        }
+        for flag in ["--version", "-V"] {
+            let ended = Run::new(tool).args([flag]).output();
+            assert_eq!((ended.code(), ended.stderr.as_str()), (0, ""), "{tool} {flag}: {ended:?}");
+            assert!(ended.stdout().starts_with(&format!("{tool} ")), "{tool} {flag}: {ended:?}");
+        }
+        // Nobody needs a privilege to read that.
+        for flag in ["--help", "--version", "--json-schema"] {
+            let ended = Run::new(tool).args([flag]).by(&Who::new(Who::NOBODY, &[])).output();
+            assert_eq!(ended.code(), 0, "{tool} {flag}: {ended:?}");
+        }
+        Schema::of(tool);
+    }
+}
+
+#[test]
+fn doctor_says_that_every_tool_works() {
+    let ended = Run::kscope(["doctor", "--json"]).output();
+    let verdicts: Vec<Value> =
+        ended.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let names: Vec<&str> = verdicts.iter().map(|verdict| verdict["tool"].as_str().unwrap()).collect();
+    assert_eq!(names, tools());
+    for verdict in &verdicts {
+        assert_eq!(verdict["works"], true, "{verdict}");
+    }
+    assert_eq!(ended.code(), 0, "{ended:?}");
+
+    let table = Run::kscope(["doctor"]).output();
+    assert_eq!(table.code(), 0, "{table:?}");
+    for tool in tools() {
+        assert!(table.stdout().lines().any(|line| line.starts_with(tool)), "{tool}: {table:?}");
+    }
+}
