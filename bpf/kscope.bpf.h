@@ -23,6 +23,17 @@
 		 ? bpf_get_current_task_btf()->field                                               \
 		 : BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), field))
 
+/*
+ * Argument n, a constant, of a raw tracepoint. For programs that choose between arguments: a load
+ * of its own keeps the compiler from computing the offset, which kernels before 5.15 refuse.
+ */
+#define RAW_ARG(ctx, n)                                                                            \
+	({                                                                                         \
+		__u64 __arg;                                                                       \
+		asm volatile("%0 = *(u64 *)(%1 + %2)" : "=r"(__arg) : "r"(ctx), "i"((n)*8));       \
+		__arg;                                                                             \
+	})
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #endif

@@ -20,6 +20,12 @@ pub enum Error {
          is {0}; run it as root, or set that to 2"
     )]
     Sampling(u64),
+    /// Maps can't be made, on kernels before 5.11.
+    #[error(
+        "not allowed to make BPF maps: CAP_SYS_RESOURCE missing, which this kernel asks for beyond RLIMIT_MEMLOCK; \
+         raise that limit (ulimit -l, or LimitMEMLOCK= of a systemd unit), or run it as root"
+    )]
+    LockedMemory,
     /// The capabilities can't be read or changed.
     #[error("capabilities: {0}")]
     Capabilities(String),

@@ -15,6 +15,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use ::caps::Capability;
+use libbpf_rs::ErrorKind;
 use libbpf_rs::Link;
 use libbpf_rs::MapCore;
 use libbpf_rs::MapFlags;
@@ -75,6 +76,12 @@ fn bpf_error(what: impl Into<String>) -> impl FnOnce(libbpf_rs::Error) -> Error 
     let what = what.into();
     move |error| {
         let warnings = WARNINGS.lock().map(|mut warnings| std::mem::take(&mut *warnings)).unwrap_or_default();
+        // Since 5.11 maps are no locked memory any more.
+        if error.kind() == ErrorKind::PermissionDenied
+            && warnings.iter().any(|line| line.contains("create_map"))
+        {
+            return Error::LockedMemory;
+        }
         let first = warnings.iter().find_map(|line| line.strip_prefix("libbpf: ")).unwrap_or_default();
         // Above its statistics, the verifier says what it could not accept.
         let statistics = warnings.iter().position(|line| line.starts_with("processed "));

@@ -213,12 +213,14 @@ static __always_inline int on_bio_complete(struct bio *bio)
 
 static __always_inline int issue(bool btf, __u64 *ctx)
 {
-	return on_issue(btf, (struct request *)(issue_has_queue ? ctx[1] : ctx[0]));
+	return on_issue(btf,
+			(struct request *)(issue_has_queue ? RAW_ARG(ctx, 1) : RAW_ARG(ctx, 0)));
 }
 
 static __always_inline int insert(bool btf, __u64 *ctx)
 {
-	return on_insert(btf, (struct request *)(issue_has_queue ? ctx[1] : ctx[0]));
+	return on_insert(btf,
+			 (struct request *)(issue_has_queue ? RAW_ARG(ctx, 1) : RAW_ARG(ctx, 0)));
 }
 
 static __always_inline int complete(bool btf, __u64 *ctx)
@@ -228,7 +230,8 @@ static __always_inline int complete(bool btf, __u64 *ctx)
 
 static __always_inline int bio_queue(bool btf, __u64 *ctx)
 {
-	return on_bio_queue(btf, (struct bio *)(bio_queue_has_queue ? ctx[1] : ctx[0]));
+	return on_bio_queue(
+		btf, (struct bio *)(bio_queue_has_queue ? RAW_ARG(ctx, 1) : RAW_ARG(ctx, 0)));
 }
 
 static __always_inline int bio_complete(bool btf, __u64 *ctx)

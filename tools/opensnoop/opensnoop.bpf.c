@@ -280,9 +280,9 @@ int uring_complete__tp_btf(__u64 *ctx)
 	if (bpf_map_delete_elem(&uring_in_flight, &key))
 		return 0;
 	if (uring_complete_has_cqe)
-		event.ret = BPF_CORE_READ((struct io_uring_cqe *)ctx[2], res);
+		event.ret = BPF_CORE_READ((struct io_uring_cqe *)RAW_ARG(ctx, 2), res);
 	else
-		event.ret = ctx[3];
+		event.ret = RAW_ARG(ctx, 3);
 	event.kind = OPENSNOOP_URING_COMPLETE;
 	event.req = key;
 	event.time_ns = bpf_ktime_get_boot_ns();
