@@ -3,11 +3,11 @@
 #ifndef KSCOPE_BLOCK_BPF_H
 #define KSCOPE_BLOCK_BPF_H
 
+#include "cgroup.bpf.h"
 #include "kscope.bpf.h"
 
 #define REQ_OP_MASK 0xff
 #define REQ_OP_SCSI_IN_BEFORE_5_11 32
-#define CGROUP_DEPTH_MAX 32
 
 /* 5.17 took rq_disk away, for request_queue.disk of 5.15. */
 struct request___rq_disk {
@@ -105,7 +105,6 @@ static __always_inline bool queue_keeps_issue_time(bool btf, struct request_queu
 /* Whether who issued the bio is in this cgroup or below, by the block layer's own association. */
 static __always_inline bool bio_in_cgroup(struct bio *bio, __u64 cgroup)
 {
-	struct cgroup_subsys_state *css;
 	struct blkcg_gq *blkg;
 	struct blkcg *blkcg;
 
@@ -115,13 +114,7 @@ static __always_inline bool bio_in_cgroup(struct bio *bio, __u64 cgroup)
 	if (!blkg)
 		return false;
 	blkcg = BPF_CORE_READ(blkg, blkcg);
-	css = &blkcg->css;
-	for (int i = 0; css && i < CGROUP_DEPTH_MAX; i++) {
-		if (BPF_CORE_READ(css, cgroup, kn, id) == cgroup)
-			return true;
-		css = BPF_CORE_READ(css, parent);
-	}
-	return false;
+	return css_in_cgroup(&blkcg->css, cgroup);
 }
 
 #endif

@@ -3,6 +3,7 @@
 #ifndef KSCOPE_FILTER_BPF_H
 #define KSCOPE_FILTER_BPF_H
 
+#include "cgroup.bpf.h"
 #include "kscope.bpf.h"
 
 #define KSCOPE_FILTER_MAX 32
@@ -33,11 +34,10 @@ static __always_inline bool filter_list(const volatile __u32 *list, __u32 len, _
 	return !len;
 }
 
-/* A cgroup passes with everything below it. */
 static __always_inline bool filter_current_cgroup(void)
 {
 	for (__u32 i = 0; i < KSCOPE_FILTER_MAX && i < filter.cgroups; i++)
-		if (bpf_get_current_ancestor_cgroup_id(filter.cgroup_level[i]) == filter.cgroup[i])
+		if (current_in_cgroup(filter.cgroup[i], filter.cgroup_level[i]))
 			return true;
 	return !filter.cgroups;
 }

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Cgroups, as a filter sees them: one passes with everything below it. */
+#ifndef KSCOPE_CGROUP_BPF_H
+#define KSCOPE_CGROUP_BPF_H
+
+#include "kscope.bpf.h"
+
+#define CGROUP_DEPTH_MAX 32
+
+/* Whether css belongs to the cgroup of this id or to one below. */
+static __always_inline bool css_in_cgroup(struct cgroup_subsys_state *css, __u64 id)
+{
+	for (int i = 0; css && i < CGROUP_DEPTH_MAX; i++) {
+		if (BPF_CORE_READ(css, cgroup, kn, id) == id)
+			return true;
+		css = BPF_CORE_READ(css, parent);
+	}
+	return false;
+}
+
+/* Whether the running task is in the version 2 cgroup of this id, at this level, or below. */
+static __always_inline bool current_in_cgroup(__u64 id, __u32 level)
+{
+	struct cgroup *cgroup;
+
+	/* 5.15 brought this helper to tracing programs, and with it bpf_task_pt_regs(). */
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs))
+		return bpf_get_current_ancestor_cgroup_id(level) == id;
+	cgroup = BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), cgroups, dfl_cgrp);
+	return css_in_cgroup(&cgroup->self, id);
+}
+
+#endif
