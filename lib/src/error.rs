@@ -26,6 +26,12 @@ pub enum Error {
          raise that limit (ulimit -l, or LimitMEMLOCK= of a systemd unit), or run it as root"
     )]
     LockedMemory,
+    /// The kernel lets no program read its memory.
+    #[error(
+        "this kernel is locked down for confidentiality, so that BPF programs may not read memory as this tool needs \
+         to: boot it with lockdown=integrity, or without lockdown"
+    )]
+    Lockdown,
     /// The capabilities can't be read or changed.
     #[error("capabilities: {0}")]
     Capabilities(String),

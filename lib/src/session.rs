@@ -72,6 +72,12 @@ fn on_libbpf_print(level: PrintLevel, text: String) {
     }
 }
 
+/// Where securityfs is not mounted, nobody can say.
+fn locked_down() -> bool {
+    let state = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    state.contains("[confidentiality]")
+}
+
 fn bpf_error(what: impl Into<String>) -> impl FnOnce(libbpf_rs::Error) -> Error {
     let what = what.into();
     move |error| {
@@ -81,6 +87,9 @@ fn bpf_error(what: impl Into<String>) -> impl FnOnce(libbpf_rs::Error) -> Error 
             && warnings.iter().any(|line| line.contains("create_map"))
         {
             return Error::LockedMemory;
+        }
+        if locked_down() && warnings.iter().any(|line| line.contains("cannot use helper bpf_probe_read")) {
+            return Error::Lockdown;
         }
         let first = warnings.iter().find_map(|line| line.strip_prefix("libbpf: ")).unwrap_or_default();
         // Above its statistics, the verifier says what it could not accept.
