@@ -23,6 +23,17 @@
 		 ? bpf_get_current_task_btf()->field                                               \
 		 : BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), field))
 
+/* bpf_probe_read_user_str(), which before 6.13 returns 0 for an empty string, and not 1. */
+static __always_inline long read_user_str(__u8 *to, __u32 size, const void *from)
+{
+	long len = bpf_probe_read_user_str(to, size, from);
+
+	if (len)
+		return len;
+	*to = 0;
+	return 1;
+}
+
 /*
  * Argument n, a constant, of a raw tracepoint. For programs that choose between arguments: a load
  * of its own keeps the compiler from computing the offset, which kernels before 5.15 refuse.

@@ -84,7 +84,7 @@ fn bpf_error(what: impl Into<String>) -> impl FnOnce(libbpf_rs::Error) -> Error 
         let warnings = WARNINGS.lock().map(|mut warnings| std::mem::take(&mut *warnings)).unwrap_or_default();
         // Since 5.11 maps are no locked memory any more.
         if error.kind() == ErrorKind::PermissionDenied
-            && warnings.iter().any(|line| line.contains("create_map"))
+            && warnings.iter().any(|line| line.contains("failed to create"))
         {
             return Error::LockedMemory;
         }
@@ -353,6 +353,8 @@ impl Session {
         attach: impl FnOnce(&Object) -> Result<Vec<Link>, Error>,
     ) -> Result<Self, Error> {
         let counters = Counters::of(object)?;
+        // Before the first event can come, which no time may precede.
+        let clock = Clock::new();
         let mut links = attach(object)?;
         let mut programs = Vec::new();
         for program in object.progs_mut().filter(|program| program.autoload()) {
@@ -366,7 +368,7 @@ impl Session {
         }
         caps::give_up(keep, || counters.as_ref().is_none_or(|counters| counters.read().is_ok()))?;
 
-        let mut out = Out::new(common, Clock::new());
+        let mut out = Out::new(common, clock);
         taken.notes.iter().for_each(|note| say(&format!("{tool}: note: {note}")));
         if common.verbose {
             taken.hooks.iter().for_each(|(hook, way)| say(&format!("{tool}: hook {hook}: {way}")));

@@ -216,7 +216,7 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 			send_filled(filled);
 			filled = 0;
 		}
-		len = bpf_probe_read_user_str(s->tail + filled, FAILED_READ, (void *)s->arg);
+		len = read_user_str(s->tail + filled, FAILED_READ, (void *)s->arg);
 		if (len <= 0 || len > FAILED_READ) {
 			s->event.args_unreadable = 1;
 			break;
@@ -234,7 +234,7 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 	filled = s->filled;
 	if (filled)
 		send_filled(filled);
-	len = bpf_probe_read_user_str(s->tail, EXECSNOOP_NAME_MAX, (void *)name);
+	len = read_user_str(s->tail, EXECSNOOP_NAME_MAX, (void *)name);
 	if (len < 0 || len > EXECSNOOP_NAME_MAX)
 		len = 0;
 	send_exec(s, len, 0);

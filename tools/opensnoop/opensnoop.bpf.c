@@ -184,7 +184,7 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 			event->mode = how.mode;
 		}
 	}
-	len = set_path(event, bpf_probe_read_user_str(s->tail, OPENSNOOP_PATH_MAX, path));
+	len = set_path(event, read_user_str(s->tail, OPENSNOOP_PATH_MAX, path));
 	if (full_path && len && s->tail[0] != '/')
 		add_directory(s, len, dfd);
 	events_output(s, size_of(s), event->time_ns);
