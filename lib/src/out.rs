@@ -82,11 +82,13 @@ impl Out {
             return Ok(());
         }
         self.line.clear();
-        for field in &columns.0 {
+        for (i, field) in columns.0.iter().enumerate() {
             let width = self.width(field);
             let start = self.line.len();
             self.line.push_str(field.title);
-            pad(&mut self.line, start, width);
+            if i + 1 < columns.0.len() {
+                pad(&mut self.line, start, width);
+            }
         }
         self.end_line()
     }
@@ -108,11 +110,14 @@ impl Out {
             return self.object(&JsonRow(row));
         }
         self.line.clear();
-        for field in &columns.0 {
+        for (i, field) in columns.0.iter().enumerate() {
             let start = self.line.len();
             self.cell((field.get)(row));
-            let width = self.width(field);
-            pad(&mut self.line, start, width);
+            // Blanks at the end of a line are the value's own.
+            if i + 1 < columns.0.len() {
+                let width = self.width(field);
+                pad(&mut self.line, start, width);
+            }
         }
         self.end_line()
     }
@@ -171,7 +176,6 @@ impl Out {
     }
 
     fn end_line(&mut self) -> Result<(), Error> {
-        self.line.truncate(self.line.trim_end_matches(' ').len());
         self.line.push('\n');
         self.writer.write_all(self.line.as_bytes()).map_err(Error::output)
     }
