@@ -15,6 +15,7 @@ pub mod bytes;
 pub mod cgroup;
 pub mod process;
 pub mod programs;
+pub mod scale;
 pub mod setting;
 pub mod table;
 

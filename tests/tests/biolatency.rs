@@ -384,6 +384,8 @@ fn merged_requests_count_as_the_disk_counts_them() {
     const ROUNDS: u64 = 20;
     let device = Loop::new(DISK_SIZE);
     let disk = device.disk();
+    // Older kernels do not want to merge what goes to a file.
+    let _merges = Setting::new(disk.path("queue/nomerges"), "0");
     let tracer = biolatency(&["-F", "-d", disk.name()]).json();
     let before = disk.stat();
     (0..ROUNDS).for_each(|_| read_at_once(&disk.device(), BLOCKS));

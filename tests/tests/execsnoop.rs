@@ -16,6 +16,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use kscope_tests::bytes::{assert_harmless, bytes_of, list_of, unescape, unhex};
 use kscope_tests::cgroup::Cgroup;
+use kscope_tests::scale::times;
 use kscope_tests::table::Table;
 use kscope_tests::{Finished, Run, Who, Workload};
 use kscope_tests::{now, programs, say_untested, wait_until};
@@ -429,7 +430,9 @@ fn arguments_of_failures_are_whole_up_to_a_limit() {
         assert_accounted(&finished, lists.len(), 0);
         for (n, (exec, args)) in reported(&finished).into_iter().zip(lists).enumerate() {
             assert_eq!((exec.error.as_deref(), &exec.filename), (Some("ENOENT"), &args[0]));
-            assert!(n >= whole || !exec.args_cut, "list {n} is cut");
+            let lengths: Vec<usize> = exec.args.iter().map(Vec::len).collect();
+            let unreadable = exec.args_unreadable;
+            assert!(n >= whole || !exec.args_cut, "list {n} is cut: {lengths:?}, unreadable {unreadable}");
             let all = Exec { args, args_cut: false, ..exec.clone() };
             // Of many short ones, as many are kept as could be whole.
             let least = if all.args.len() > 1000 { all.args[..200].join(&0).len() } else { KEPT };
@@ -780,8 +783,6 @@ fn arguments_are_counted_out() {
     }
 }
 
-const LOOP: usize = 2000;
-
 /// The lines of `exec-loop` that have these numbers.
 fn assert_loop(finished: &Finished, pid: u32, args: usize, numbers: impl Iterator<Item = usize>) {
     finished.check_end();
@@ -800,28 +801,28 @@ fn assert_loop(finished: &Finished, pid: u32, args: usize, numbers: impl Iterato
 
 #[test]
 fn a_long_loop_is_reported_line_by_line() {
-    let home = Home::new();
-    let workload = home.exec_loop(LOOP, 20);
+    let (home, count) = (Home::new(), times(2000));
+    let workload = home.exec_loop(count, 20);
     let pid = workload.pid();
     let tracer = home.execsnoop(&[]).json();
     workload.finish();
     let finished = tracer.stop();
-    assert_loop(&finished, pid, 20, 0..LOOP);
-    assert_accounted(&finished, LOOP, 0);
+    assert_loop(&finished, pid, 20, 0..count);
+    assert_accounted(&finished, count, 0);
     assert_eq!(finished.count("lost"), 0, "{}", finished.footer);
 }
 
 #[test]
 fn loops_at_once_are_reported_each_by_itself() {
-    let home = Home::new();
-    let mut loops: Vec<Workload> = (0..4).map(|_| home.exec_loop(500, 4)).collect();
+    let (home, count) = (Home::new(), times(500));
+    let mut loops: Vec<Workload> = (0..4).map(|_| home.exec_loop(count, 4)).collect();
     let pids: Vec<u32> = loops.iter().map(Workload::pid).collect();
     let tracer = home.execsnoop(&[]).json();
     loops.iter_mut().for_each(Workload::go);
     loops.into_iter().for_each(|workload| _ = workload.finish());
     let finished = tracer.stop();
-    pids.into_iter().for_each(|pid| assert_loop(&finished, pid, 4, 0..500));
-    assert_accounted(&finished, 4 * 500, 0);
+    pids.into_iter().for_each(|pid| assert_loop(&finished, pid, 4, 0..count));
+    assert_accounted(&finished, 4 * count, 0);
     assert_eq!(finished.count("lost"), 0, "{}", finished.footer);
 }
 
@@ -987,9 +988,10 @@ fn duration_ends_it() {
 
 #[test]
 fn overload_is_accounted_for() {
-    let home = Home::new();
+    // More than fit into the buffer.
+    let (home, count) = (Home::new(), times(2000));
     for options in [&["--strict"][..], &["-l", "seq-1"]] {
-        let workload = home.exec_loop(LOOP, 8);
+        let workload = home.exec_loop(count, 8);
         let pid = workload.pid();
         let tracer = home.execsnoop(&["--buffer", "4096"]).args(options).json();
         tracer.pause();
@@ -1000,8 +1002,8 @@ fn overload_is_accounted_for() {
         assert_eq!(ended.code(), if options == ["--strict"] { 3 } else { 0 }, "{ended:?}");
         let finished = Finished::from(ended);
         let (footer, filtered) = (&finished.footer, finished.count("filtered"));
-        assert_eq!(actions[0]["count"], LOOP);
-        assert_accounted(&finished, LOOP, usize::try_from(filtered).unwrap());
+        assert_eq!(actions[0]["count"], count);
+        assert_accounted(&finished, count, usize::try_from(filtered).unwrap());
         assert!(finished.count("lost") > 0 && finished.count("events") > 0, "{footer}");
         assert_eq!(filtered > 0, options != ["--strict"], "{footer}");
         // Those that are there are right, each once and in order.
@@ -1045,7 +1047,7 @@ fn lost_parts_of_arguments_are_a_cut() {
 #[test]
 fn losses_are_reported_while_they_happen() {
     let home = Home::new();
-    let workload = home.exec_loop(500, 8);
+    let workload = home.exec_loop(100, 8);
     let tracer = home.execsnoop(&["--buffer", "4096"]).json();
     tracer.pause();
     workload.finish();

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! How much is done where that does not matter.
+
+/// So many times; a tenth of that on a slow machine, as `$KSCOPE_SLOW` says.
+pub fn times(count: usize) -> usize {
+    if std::env::var_os("KSCOPE_SLOW").is_some() { count.div_ceil(10) } else { count }
+}
