@@ -15,7 +15,7 @@ BPF_SOURCES = $(shell find bpf tools -name '*.[ch]')
 
 say = @printf '\n==> %s\n' "$(1)"
 
-.PHONY: setup run build test lint static install format
+.PHONY: setup run build test matrix lint static install format
 
 run: setup build
 	$(call say,$(TOOL) on this kernel: $(SUDO) $(KSCOPE) $(TOOL) $(ARGS))
@@ -33,7 +33,20 @@ test: setup lint build
 	$(call say,unit tests)
 	cargo test --workspace --exclude kscope-tests --bins --lib --features multicall
 	$(call say,behaviour tests on this kernel: each tool against an oracle)
-	CARGO_TARGET_$(shell echo $(TARGET) | tr 'a-z-' 'A-Z_')_RUNNER="$(SUDO)" cargo test -p kscope-tests --no-fail-fast
+	$(if $(SUDO),CARGO_TARGET_$(shell echo $(TARGET) | tr 'a-z-' 'A-Z_')_RUNNER="$(SUDO)") cargo test -p kscope-tests --no-fail-fast
+
+# KERNELS="host 5.10 6.12": those alone; UPDATE_BUDGET=1: record what the verifier processes now.
+matrix: static
+	$(call say,setup: QEMU and what else the matrix needs)
+	@tests/matrix/setup $(SUDO)
+	$(call say,build: the behaviour tests as static files)
+	@mkdir -p target/matrix
+	LIBBPF_SYS_LIBRARY_PATH=$(LIBDIR) RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_DEV_OPT_LEVEL=1 \
+		cargo test -p kscope-tests --features static --no-run --target $(TARGET) \
+		--message-format json >target/matrix/tests.json
+	$(call say,matrix: the behaviour tests on kernels: $(or $(KERNELS),all))
+	@tests/matrix/run --kscope target/$(TARGET)/release/kscope --tests target/matrix/tests.json \
+		$(if $(UPDATE_BUDGET),--update-budget) $(KERNELS)
 
 lint:
 	$(call say,format)

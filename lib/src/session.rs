@@ -447,7 +447,7 @@ impl Session {
             losses.report()?;
         }
         links.clear();
-        while consume()? {}
+        while !watch.dry_run && consume()? {}
         Ok(())
     }
 

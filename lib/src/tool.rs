@@ -116,6 +116,10 @@ pub fn clap_exit(name: &str, error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let text = error.to_string();
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        text.lines().for_each(say);
+        return ExitCode::from(2);
+    }
     let sentence = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
     let words: Vec<_> = sentence.split_whitespace().collect();
     say(&format!("{name}: {} (see {name} --help)", words.join(" ")));

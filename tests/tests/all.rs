@@ -252,7 +252,7 @@ fn overrun(tool: &str, args: &[&str]) -> Ended {
     let tracer = endless(tool).args(["--buffer", "4096"]).args(args).json();
     tracer.pause();
     Workload::start(["open-loop", "--dir", path, "--count", "5000"]).finish();
-    Workload::start(["exec-loop", "--count", "200", "--args", "8"]).finish();
+    Workload::start(["exec-loop", "--count", "60", "--args", "8"]).finish();
     tracer.resume();
     tracer.signal(Signal::SIGINT);
     tracer.ended()
@@ -614,7 +614,7 @@ fn memory_is_small() {
         let mut tracer = endless(tool).json();
         check(tool, &mut tracer, "attached");
         Workload::start(["open-loop", "--dir", path, "--count", "20000"]).finish();
-        Workload::start(["exec-loop", "--count", "300", "--args", "8"]).finish();
+        Workload::start(["exec-loop", "--count", "100", "--args", "8"]).finish();
         check(tool, &mut tracer, "after a workload");
         tracer.stop().check();
     }

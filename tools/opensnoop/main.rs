@@ -90,6 +90,11 @@ impl Open {
         }
     }
 
+    /// The result of an open into an io_uring's own table of files is no descriptor.
+    fn fd(&self) -> i32 {
+        if self.record.direct != 0 { -1 } else { self.record.ret.max(-1) }
+    }
+
     fn error(&self) -> Value<'_> {
         if self.record.ret < 0 { Value::String(names::errno(-self.record.ret)) } else { Value::Null }
     }
@@ -117,10 +122,8 @@ impl Row for Open {
             Value::Bytes(c_bytes(&r.record.comm))
         })
         .column("COMM", 17),
-        Field::new("fd", Kind::Int, "File descriptor, or -1", |r: &Self| {
-            Value::Int(r.record.ret.max(-1).into())
-        })
-        .column("FD", 4),
+        Field::new("fd", Kind::Int, "File descriptor, or -1", |r: &Self| Value::Int(r.fd().into()))
+            .column("FD", 4),
         Field::new("errno", Kind::Uint, "Error number, or 0", |r: &Self| {
             Value::Uint(r.record.ret.min(0).unsigned_abs().into())
         })

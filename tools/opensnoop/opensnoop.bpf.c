@@ -242,6 +242,7 @@ static __always_inline int on_uring_submit(struct io_kiocb *req)
 	/* The kernel adds O_LARGEFILE by itself. */
 	s->event.flags = BPF_CORE_READ(open, how.flags) & ~(__u64)O_LARGEFILE;
 	s->event.mode = BPF_CORE_READ(open, how.mode);
+	s->event.direct = !!BPF_CORE_READ(open, file_slot);
 	len = set_path(&s->event,
 		       bpf_probe_read_kernel_str(s->tail, OPENSNOOP_PATH_MAX, uring_path(open)));
 	if (full_path && len && s->tail[0] != '/')

@@ -37,7 +37,8 @@ struct opensnoop_event {
 	__u8 compat;
 	__u8 path_unreadable;
 	__u8 dir_incomplete;
-	__u8 pad[3];
+	__u8 direct; /* io_uring: the file got no descriptor but a place in the ring's own table */
+	__u8 pad[2];
 	__u8 comm[16];
 };
 

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+"""The instructions that the verifier processes for each program, as recorded in verifier.tsv."""
+
+import re
+
+GROWTH = 1.2
+REFUSED = "refused"
+HEADER = ["tool", "options", "program"]
+
+BEGIN = re.compile(r"libbpf: prog '(\w+)': -- BEGIN PROG LOAD LOG --")
+FAILED = re.compile(r"libbpf: prog '(\w+)': BPF program load failed")
+PROCESSED = re.compile(r"processed (\d+) insns")
+
+
+class Budget:
+    """What is recorded, and what was measured."""
+
+    def __init__(self, path):
+        self.path = path
+        self.recorded = {}
+        self.measured = {}
+        self.refusals = []
+        self.kernels = []
+        if path.exists():
+            header, *rows = [line.split("\t") for line in path.read_text().splitlines() if not line.startswith("#")]
+            self.kernels = header[len(HEADER):]
+            for row in rows:
+                for kernel, value in zip(self.kernels, row[len(HEADER):]):
+                    self.recorded[(*row[:3], kernel)] = value
+
+    def options(self, tool):
+        """The options with which a tool is loaded: none, and each set that the file has."""
+        found = {re.sub(r"KSCOPE_WAY=\w+ ?", "", key[1]) for key in self.recorded if key[0] == tool}
+        return sorted(found | {""})
+
+    def measure(self, kernel, result):
+        """Read the jobs of a boot, if there was one."""
+        for name, done in result.done.items() if result else []:
+            if not name.startswith("verifier "):
+                continue
+            tool, options = (name.split(" ", 2) + [""])[1:3]
+            loaded = any(value.isdigit() for key, value in self.recorded.items() if key[:2] + key[3:] == (tool, options, kernel))
+            if done.status != 0 and (loaded or "KSCOPE_WAY" not in options):
+                self.refusals.append(f"{kernel}: {tool} {options}: {(done.output or ['it failed'])[-1]}")
+            program = None
+            for line in done.output:
+                if match := BEGIN.search(line):
+                    program = match[1]
+                elif match := FAILED.search(line):
+                    self.measured[(tool, options, match[1], kernel)] = REFUSED
+                elif (match := PROCESSED.search(line)) and program:
+                    self.measured.setdefault((tool, options, program, kernel), match[1])
+                    program = None
+        self._drop_repeats(kernel)
+
+    def _drop_repeats(self, kernel):
+        """A forced way that changes no program says nothing new."""
+        of_kernel = {key: value for key, value in self.measured.items() if key[3] == kernel}
+        for tool, options, program, _ in of_kernel:
+            free = re.sub(r"KSCOPE_WAY=\w+ ?", "", options)
+            if free != options and (tool, free, program, kernel) in of_kernel:
+                del self.measured[(tool, options, program, kernel)]
+
+    def judge(self):
+        """How many programs are as cheap as recorded, and sentences on the others."""
+        good, bad = 0, list(self.refusals)
+        for key, value in sorted(self.measured.items()):
+            tool, options, program, kernel = key
+            before = self.recorded.get(key, "-")
+            where = f"{kernel}: {tool} {options}".strip()
+            if value == REFUSED and before != REFUSED:
+                bad.append(f"{where}: the verifier refuses {program}")
+            elif value != REFUSED and before not in ("-", REFUSED) and int(value) > GROWTH * int(before):
+                bad.append(f"{where}: the verifier takes {value} instructions for {program}, and took {before}")
+            else:
+                good += 1
+        return good, bad
+
+    def unrecorded(self):
+        """How many programs have no number in the file."""
+        return sum(1 for key in self.measured if self.recorded.get(key, "-") == "-")
+
+    def write(self, kernels, complete):
+        """Record what was measured; what was not, if all kernels were run, is gone."""
+        ran = {key[3] for key in self.measured}
+        columns = [k for k in kernels if k in ran or k in self.kernels]
+        columns += [k for k in self.kernels if k not in columns and not complete]
+        values = {key: value for key, value in self.recorded.items() if key[3] not in ran and key[3] in columns}
+        values.update(self.measured)
+        rows = sorted({key[:3] for key, value in values.items() if value != "-"})
+        with self.path.open("w") as file:
+            file.write("# Written by `make matrix UPDATE_BUDGET=1`: instructions that the verifier processed. A row of your own\n"
+                       "# with other options, and - for each kernel, has them measured too.\n")
+            file.write("\t".join(HEADER + columns) + "\n")
+            for row in rows:
+                file.write("\t".join([*row, *(values.get((*row, kernel), "-") for kernel in columns)]) + "\n")

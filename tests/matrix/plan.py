@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+"""What is run in which boot, and what is made of its results."""
+
+import json
+import re
+import shlex
+import subprocess
+from dataclasses import dataclass, field
+
+from machine import Boot, Job
+
+# The ways that a hook may have: lib/src/hooks.rs.
+WAYS = ["tp_btf", "raw_tp", "tp", "fentry", "fexit", "kprobe", "kretprobe"]
+# The tests that all tools share.
+SHARED = "all"
+# The tests for a boot that differs in one thing: of the shared ones, and of a tool's own by the beginning of
+# their names (three, if it has none of these).
+SHARED_FEW = ["json_is_valid_with_header_first_and_footer_last"]
+SHARED_SOME = [*SHARED_FEW, "losses_are_reported_exactly"]
+OWN_SOME = re.compile("many_|without_a_filter_|overload_|known_")
+
+PROGRAM = re.compile(r"libbpf: sec '([^']+)': found program '(\w+)'")
+
+TWO_CAPABILITIES = (
+    "setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps -all,+bpf,+perfmon "
+    "--ambient-caps -all,+bpf,+perfmon --bounding-set -all,+bpf,+perfmon"
+)
+
+
+@dataclass
+class Suite:
+    """The tools, those of them that print events one by one, and the tests by binary."""
+
+    tools: list
+    streams: set
+    tests: dict
+
+    @classmethod
+    def of(cls, programs):
+        """Ask the programs themselves."""
+        def lines(*command):
+            return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+
+        tools = [json.loads(line)["tool"] for line in lines(programs / "kscope", "list", "--json")]
+        tests = {}
+        for program in sorted(programs.iterdir()):
+            if program.name not in ("kscope", "workload", "offline"):
+                listed = lines(program, "--list", "--format", "terse")
+                tests[program.name] = [line[:-6] for line in listed if line.endswith(": test")]
+        streams = {tool for tool in tools if any("--buffer" in line for line in lines(programs / "kscope", tool, "--help"))}
+        return cls(tools, streams, tests)
+
+    def others(self):
+        """Binaries with tests of no tool: of the command itself."""
+        return sorted(set(self.tests) - set(self.tools) - {SHARED})
+
+    def all(self, tool):
+        """Every test of a tool: (binary, test)."""
+        return [(binary, test) for binary in (SHARED, tool) for test in self.tests.get(binary, [])]
+
+    def own(self, tool):
+        """The tests that no other tool shares."""
+        return [(tool, test) for test in self.tests.get(tool, [])]
+
+    def some(self, tool):
+        """What tells most of a tool in a short time."""
+        own = self.own(tool)
+        return [(SHARED, test) for test in SHARED_SOME] + ([pair for pair in own if OWN_SOME.match(pair[1])] or own[:3])
+
+    def few(self, _tool):
+        """What tells whether a tool works at all."""
+        return [(SHARED, test) for test in SHARED_FEW]
+
+
+def tests(tool, pairs, way=""):
+    """Jobs for tests, each in a process of its own."""
+    env = f"KSCOPE_TOOLS={tool} " + (f"KSCOPE_WAY={way} " if way else "")
+    for binary, test in pairs:
+        yield Job(test_name(tool, binary, test, way), f"{env}$B/{binary} --exact {shlex.quote(test)} --test-threads 1")
+
+
+def test_name(tool, binary, test, way=""):
+    """A job's name."""
+    return f"test {tool} {binary} {test}" + (f" by {way}" if way else "")
+
+
+def doctor(name="", prefix=""):
+    """Each tool's verdict."""
+    return Job(f"doctor {name}".strip(), f"{prefix} $B/kscope doctor --json".strip())
+
+
+def verifier(tool, options, way=""):
+    """What the verifier says of a tool's programs."""
+    env = f"KSCOPE_WAY={way} " if way else ""
+    return Job(f"verifier {tool} {env}{options}".strip(), f"{env}$B/kscope {tool} -v --dry-run {options}".strip())
+
+
+def main_boot(suite, budget):
+    """The tests, and what the verifier says, by the hooks that the tools choose."""
+    jobs = [doctor(), doctor(name="nobody", prefix=TWO_CAPABILITIES)]
+    for tool in suite.tools:
+        jobs += [verifier(tool, options) for options in budget.options(tool)]
+    for tool in suite.tools:
+        jobs += tests(tool, suite.all(tool))
+    for binary in suite.others():
+        jobs += tests(binary, suite.own(binary))
+    return Boot("main", jobs, append="norandmaps")
+
+
+def ways_boot(suite, budget, main):
+    """The same by each way that a tool has and does not choose; nothing, if no tool has another."""
+    jobs = []
+    for way in WAYS:
+        for tool in suite.tools:
+            if way in other_ways(main, tool):
+                jobs.append(Job(f"doctor {way} {tool}", f"KSCOPE_WAY={way} $B/kscope doctor --json {tool}"))
+                jobs += [verifier(tool, options, way) for options in budget.options(tool)]
+                jobs += tests(tool, suite.own(tool), way)
+    return Boot("ways", jobs, append="norandmaps") if jobs else None
+
+
+def other_ways(main, tool):
+    """The ways that a hook of the tool has, but for the one that was chosen for it."""
+    verdict = verdicts(main).get(tool)
+    done = main.done.get(f"verifier {tool}")
+    found = set()
+    for line in done.output if done and verdict else []:
+        if match := PROGRAM.match(line):
+            chosen = verdict.hooks.get(match[2].partition("__")[0])
+            if chosen and chosen.split("/")[0] != match[1].split("/")[0]:
+                found.add(match[1].split("/")[0])
+    return found
+
+
+def other_boots(suite):
+    """Kernels and machines of other kinds."""
+    some = [doctor(), *(job for tool in suite.tools for job in tests(tool, suite.some(tool)))]
+    few = [doctor(), *(job for tool in suite.tools for job in tests(tool, suite.few(tool)))]
+    offline = [Job(f"offline {tool}", f"sh $B/offline {tool}") for tool in suite.tools]
+    return [
+        Boot("one-cpu", some, cpus=1),
+        Boot("four-cpus", some + offline, cpus=4),
+        Boot("no-tracefs", few, append="matrix.notracefs"),
+        Boot("lockdown", few, append="lockdown=confidentiality"),
+    ]
+
+
+@dataclass
+class Verdict:
+    """What `kscope doctor` says of a tool."""
+
+    works: bool
+    hooks: dict = field(default_factory=dict)
+    notes: list = field(default_factory=list)
+    reason: str = ""
+
+
+def verdicts(result, name=""):
+    """What a boot's doctor said, by tool."""
+    done = result.done.get(f"doctor {name}".strip()) if result else None
+    found = {}
+    for line in done.output if done else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        found[row["tool"]] = Verdict(row["works"], row.get("hooks", {}), row.get("notes", []), row.get("reason", ""))
+    return found
+
