@@ -39,7 +39,8 @@ class Budget:
             if not name.startswith("verifier "):
                 continue
             tool, options = (name.split(" ", 2) + [""])[1:3]
-            loaded = any(value.isdigit() for key, value in self.recorded.items() if key[:2] + key[3:] == (tool, options, kernel))
+            keys = [key for key in self.recorded if (key[0], key[1], key[3]) == (tool, options, kernel)]
+            loaded = any(self.recorded[key].isdigit() for key in keys)
             if done.status != 0 and (loaded or "KSCOPE_WAY" not in options):
                 self.refusals.append(f"{kernel}: {tool} {options}: {(done.output or ['it failed'])[-1]}")
             program = None
@@ -87,10 +88,11 @@ class Budget:
         columns += [k for k in self.kernels if k not in columns and not complete]
         values = {key: value for key, value in self.recorded.items() if key[3] not in ran and key[3] in columns}
         values.update(self.measured)
+        self.recorded = values
         rows = sorted({key[:3] for key, value in values.items() if value != "-"})
         with self.path.open("w") as file:
-            file.write("# Written by `make matrix UPDATE_BUDGET=1`: instructions that the verifier processed. A row of your own\n"
-                       "# with other options, and - for each kernel, has them measured too.\n")
+            file.write("# Written by `make matrix UPDATE_BUDGET=1`: the instructions that the verifier processed. To measure a\n"
+                       "# tool with other options too, add a row with them, and - for the program and each kernel.\n")
             file.write("\t".join(HEADER + columns) + "\n")
             for row in rows:
                 file.write("\t".join([*row, *(values.get((*row, kernel), "-") for kernel in columns)]) + "\n")

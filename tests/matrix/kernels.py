@@ -96,11 +96,12 @@ Dir::Etc::preferencesparts "{root}/empty";
         for suite in wanted:
             mirror = mirrors.get(suite.endswith("-security"))
             if mirror is None:
-                raise Missing(f"no Debian source for {suite} can be derived from those of this host (run apt-get update)")
+                raise Missing(f"no source of {suite} can be derived from those of this host (run apt-get update)")
             yield f"deb [target=Packages signed-by={KEYRING}] {mirror} {suite} main\n"
 
     def _run(self, failure, tool, *args, cwd=None):
-        done = subprocess.run([tool, "-c", self.root / "apt.conf", *args], capture_output=True, text=True, cwd=cwd)
+        command = [tool, "-c", self.root / "apt.conf", *args]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
         if done.returncode != 0:
             raise Missing(f"{failure}: {' '.join(done.stderr.split())}")
         return done.stdout

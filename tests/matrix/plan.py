@@ -47,7 +47,8 @@ class Suite:
             if program.name not in ("kscope", "workload", "offline"):
                 listed = lines(program, "--list", "--format", "terse")
                 tests[program.name] = [line[:-6] for line in listed if line.endswith(": test")]
-        streams = {tool for tool in tools if any("--buffer" in line for line in lines(programs / "kscope", tool, "--help"))}
+        helps = {tool: lines(programs / "kscope", tool, "--help") for tool in tools}
+        streams = {tool for tool in tools if any("--buffer" in line for line in helps[tool])}
         return cls(tools, streams, tests)
 
     def others(self):
@@ -64,8 +65,8 @@ class Suite:
 
     def some(self, tool):
         """What tells most of a tool in a short time."""
-        own = self.own(tool)
-        return [(SHARED, test) for test in SHARED_SOME] + ([pair for pair in own if OWN_SOME.match(pair[1])] or own[:3])
+        own = [pair for pair in self.own(tool) if OWN_SOME.match(pair[1])]
+        return [(SHARED, test) for test in SHARED_SOME] + (own or self.own(tool)[:3])
 
     def few(self, _tool):
         """What tells whether a tool works at all."""
@@ -76,12 +77,8 @@ def tests(tool, pairs, way=""):
     """Jobs for tests, each in a process of its own."""
     env = f"KSCOPE_TOOLS={tool} " + (f"KSCOPE_WAY={way} " if way else "")
     for binary, test in pairs:
-        yield Job(test_name(tool, binary, test, way), f"{env}$B/{binary} --exact {shlex.quote(test)} --test-threads 1")
-
-
-def test_name(tool, binary, test, way=""):
-    """A job's name."""
-    return f"test {tool} {binary} {test}" + (f" by {way}" if way else "")
+        name = f"test {tool} {binary} {test}" + (f" by {way}" if way else "")
+        yield Job(name, f"{env}$B/{binary} --exact {shlex.quote(test)} --test-threads 1")
 
 
 def doctor(name="", prefix=""):
