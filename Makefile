@@ -33,7 +33,7 @@ test: setup lint build
 	$(call say,unit tests)
 	cargo test --workspace --exclude kscope-tests --bins --lib --features multicall
 	$(call say,behaviour tests on this kernel: each tool against an oracle)
-	$(if $(SUDO),CARGO_TARGET_$(shell echo $(TARGET) | tr 'a-z-' 'A-Z_')_RUNNER="$(SUDO)") cargo test -p kscope-tests --no-fail-fast
+	$(if $(SUDO),CARGO_TARGET_$(shell echo $(TARGET) | tr 'a-z-' 'A-Z_')_RUNNER="$(SUDO)") cargo test -p kscope-tests --tests --no-fail-fast
 
 # KERNELS="host 5.10 6.12": those alone; UPDATE_BUDGET=1: record what the verifier processes now.
 matrix: static

@@ -5,6 +5,10 @@ import re
 
 GROWTH = 1.2
 REFUSED = "refused"
+COMMENT = """\
+# Written by `make matrix UPDATE_BUDGET=1`: the instructions that the verifier processed. To measure a tool with
+# other options too, add a row with them, and - for the program and each kernel.
+"""
 HEADER = ["tool", "options", "program"]
 
 BEGIN = re.compile(r"libbpf: prog '(\w+)': -- BEGIN PROG LOAD LOG --")
@@ -91,8 +95,7 @@ class Budget:
         self.recorded = values
         rows = sorted({key[:3] for key, value in values.items() if value != "-"})
         with self.path.open("w") as file:
-            file.write("# Written by `make matrix UPDATE_BUDGET=1`: the instructions that the verifier processed. To measure a\n"
-                       "# tool with other options too, add a row with them, and - for the program and each kernel.\n")
+            file.write(COMMENT)
             file.write("\t".join(HEADER + columns) + "\n")
             for row in rows:
                 file.write("\t".join([*row, *(values.get((*row, kernel), "-") for kernel in columns)]) + "\n")

@@ -45,7 +45,10 @@ class Done:
 
 @dataclass
 class Result:
-    """What came of a boot; `failure` is a sentence, if it did not come to its end or the kernel complained."""
+    """What came of a boot; `failure` is a sentence, if it did not come to its end or the kernel complained.
+
+    `notes` is what /init could not prepare.
+    """
 
     jobs: list
     done: dict = field(default_factory=dict)
