@@ -179,14 +179,16 @@ def fetch(apt, name, folder):
 def keep(root, home, package):
     """Of an unpacked package, keep the kernel and the modules that the tests need."""
     image = next(root.glob("**/vmlinuz*"), None)
-    tree = next((path.parent for path in root.glob("**/modules.builtin")), None)
-    if image is None or tree is None:
+    tree = next(root.glob("**/lib/modules/*/kernel"), root / "none").parent
+    if image is None or tree == root:
         raise Missing(f"{package} has no kernel or no modules")
     (home / "modules").mkdir(parents=True)
     shutil.copy(image, home / "vmlinuz")
     (home / "release").write_text(tree.name)
     order = []
-    built_in = {plain(Path(line).name) for line in (tree / "modules.builtin").read_text().splitlines()}
+    # From 7.3 on, packages do not have this list.
+    known = tree / "modules.builtin"
+    built_in = {plain(Path(line).name) for line in known.read_text().splitlines()} if known.exists() else set()
     files = {plain(path.name): path for path in tree.glob("**/*.ko*")}
 
     def add(name, required):

@@ -341,7 +341,7 @@ fn samples_are_taken_or_missed() {
         let before = Instant::now();
         let tracer = sampleip(options).args(["--duration", "1h"]).json();
         let attached = Instant::now();
-        Workload::start(["exec-loop", "--count", &times(1000).to_string()]).finish();
+        Workload::start(["exec-loop", "--count", &times(200).to_string()]).finish();
         let least = attached.elapsed();
         let samples = Samples::of(&tracer.stop(), options);
         assert_complete(&samples, count as u64, least, before.elapsed());
@@ -551,7 +551,7 @@ fn a_processor_named_twice_is_sampled_once() {
     let before = Instant::now();
     let tracer = sampleip(&["-C", &format!("{cpu},{cpu}"), "-F", "999", "--duration", "1h"]).json();
     let attached = Instant::now();
-    Workload::start(["exec-loop", "--count", &times(300).to_string()]).finish();
+    Workload::start(["exec-loop", "--count", &times(200).to_string()]).finish();
     let least = attached.elapsed();
     let samples = Samples::of(&tracer.stop(), &[]);
     assert_complete(&samples, 1, least, before.elapsed());
