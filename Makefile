@@ -35,7 +35,8 @@ test: setup lint build
 	$(call say,behaviour tests on this kernel: each tool against an oracle)
 	$(if $(SUDO),CARGO_TARGET_$(shell echo $(TARGET) | tr 'a-z-' 'A-Z_')_RUNNER="$(SUDO)") cargo test -p kscope-tests --tests --no-fail-fast
 
-# KERNELS="host 5.10 6.12": those alone; UPDATE_BUDGET=1: record what the verifier processes now.
+# KERNELS="host 5.10 6.12": those alone; SHORT=1: the tests that tell kernels apart, as .ci/run does;
+# UPDATE_BUDGET=1: record what the verifier processes now.
 matrix: static
 	$(call say,setup: QEMU and what else the matrix needs)
 	@tests/matrix/setup $(SUDO)
@@ -46,7 +47,7 @@ matrix: static
 		--message-format json >target/matrix/tests.json
 	$(call say,matrix: the behaviour tests on kernels: $(or $(KERNELS),all))
 	@tests/matrix/run --kscope target/$(TARGET)/release/kscope --tests target/matrix/tests.json \
-		$(if $(UPDATE_BUDGET),--update-budget) $(KERNELS)
+		$(if $(SHORT),--short) $(if $(UPDATE_BUDGET),--update-budget) $(KERNELS)
 
 lint:
 	$(call say,format)

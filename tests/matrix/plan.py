@@ -68,6 +68,10 @@ class Suite:
         own = [pair for pair in self.own(tool) if OWN_SOME.match(pair[1])]
         return [(SHARED, test) for test in SHARED_SOME] + (own or self.own(tool)[:3])
 
+    def short(self, tool):
+        """What differs from kernel to kernel."""
+        return [(SHARED, test) for test in SHARED_SOME] + self.own(tool)
+
     def few(self, _tool):
         """What tells whether a tool works at all."""
         return [(SHARED, test) for test in SHARED_FEW]
@@ -92,13 +96,13 @@ def verifier(tool, options, way=""):
     return Job(f"verifier {tool} {env}{options}".strip(), f"{env}$B/kscope {tool} -v --dry-run {options}".strip())
 
 
-def main_boot(suite, budget):
+def main_boot(suite, budget, short):
     """The tests, and what the verifier says, by the hooks that the tools choose."""
     jobs = [doctor(), doctor(name="nobody", prefix=TWO_CAPABILITIES)]
     for tool in suite.tools:
         jobs += [verifier(tool, options) for options in budget.options(tool)]
     for tool in suite.tools:
-        jobs += tests(tool, suite.all(tool))
+        jobs += tests(tool, suite.short(tool) if short else suite.all(tool))
     for binary in suite.others():
         jobs += tests(binary, suite.own(binary))
     return Boot("main", jobs, append="norandmaps")

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use libbpf_rs::btf::{Btf, types};
 use libbpf_rs::query::{LinkInfoIter, MapInfoIter, ProgInfoIter};
 
 /// A kind of BPF object; each has ids of its own.
@@ -27,4 +28,14 @@ pub fn objects() -> BTreeMap<(Kind, u32), String> {
         MapInfoIter::default().map(|map| ((Kind::Map, map.id), map.name.to_string_lossy().into_owned()));
     let all: BTreeMap<_, _> = links.chain(maps).collect();
     programs.into_iter().map(|(id, name)| ((Kind::Program, id), name)).chain(all).collect()
+}
+
+/// Whether programs of perf events and of tracepoints' files are attached by links here: since 5.15.
+///
+/// # Panics
+/// If the kernel has no type information.
+pub fn has_perf_links() -> bool {
+    let btf = Btf::from_vmlinux().expect("the kernel's type information");
+    let kinds: Option<types::Enum<'_>> = btf.type_by_name("bpf_link_type");
+    kinds.is_some_and(|kinds| kinds.iter().any(|m| m.name.is_some_and(|n| n == "BPF_LINK_TYPE_PERF_EVENT")))
 }

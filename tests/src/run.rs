@@ -83,8 +83,10 @@ pub struct Ended {
     pub tool: String,
     /// All that it wrote to stdout.
     pub bytes: Vec<u8>,
-    /// All that it wrote to stderr, made UTF-8.
+    /// All that it wrote to stderr, made UTF-8, but for its notes.
     pub stderr: String,
+    /// What it can't see on this kernel, as it says on stderr before all else.
+    pub notes: Vec<String>,
     /// How it ended.
     pub status: ExitStatus,
 }
@@ -93,7 +95,14 @@ impl Ended {
     pub(crate) fn wait(tool: &str, child: &mut Child, stdout: Option<Stream>, stderr: Stream) -> Self {
         let status = exit_status(tool, child);
         let bytes = stdout.map(Stream::finish).unwrap_or_default();
-        Self { tool: tool.into(), bytes, stderr: lossy(&stderr.finish()), status }
+        let (mut text, mut notes) = (String::new(), Vec::new());
+        for line in lossy(&stderr.finish()).split_inclusive('\n') {
+            match line.strip_prefix(tool).and_then(|line| line.strip_prefix(": note: ")) {
+                Some(note) => notes.push(note.trim_end().to_string()),
+                None => text.push_str(line),
+            }
+        }
+        Self { tool: tool.into(), bytes, stderr: text, notes, status }
     }
 
     /// What it wrote to stdout.

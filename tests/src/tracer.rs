@@ -221,7 +221,8 @@ impl From<Ended> for Finished {
         };
         let header = of_type(lines.next(), "header");
         let footer = of_type(lines.next_back(), "footer");
-        let Ended { tool, bytes, stderr, status } = ended;
+        assert_eq!(header["notes"], Value::from(ended.notes.clone()), "{ended:?}");
+        let Ended { tool, bytes, stderr, status, .. } = ended;
         let stdout = String::from_utf8(bytes).unwrap_or_else(|error| panic!("{tool}: stdout: {error}"));
         Self { header, footer, stderr, status, tool, stdout }
     }

@@ -13,6 +13,7 @@ use std::path::Path;
 use caps::{CapSet, Capability};
 use kscope_tests::bytes::{assert_harmless, hex};
 use kscope_tests::programs::{has_option, help, tools};
+use kscope_tests::scale::times;
 use kscope_tests::{DEADLINE, Ended, Finished, Run, Schema, Tracer, Who, Workload};
 use kscope_tests::{bpf, cgroup, now, process, wait_until};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -398,17 +399,19 @@ fn two_capabilities_are_enough() {
         let try_with = |capabilities: &[Capability]| {
             Run::new(tool).args(["--json", "--dry-run"]).by(&Who::new(Who::NOBODY, capabilities)).output()
         };
-        let ended = try_with(&capabilities);
-        if ended.code() != 0 {
-            // One that needs more says what, and that is then enough.
-            let sentence = ended.refusal(1);
-            let more = caps::all().into_iter().filter(|capability| {
-                !ENOUGH.contains(capability) && has_word(sentence, &capability.to_string())
-            });
-            capabilities.extend(more);
-            assert!(capabilities.len() > ENOUGH.len(), "{tool} names no capability: {sentence}");
+        loop {
             let ended = try_with(&capabilities);
-            assert_eq!(ended.code(), 0, "with {capabilities:?}: {ended:?}");
+            if ended.code() == 0 {
+                break;
+            }
+            // One that needs more says what; it may find out one by one.
+            let (sentence, before) = (ended.refusal(1), capabilities.len());
+            let more = caps::all().into_iter().filter(|more| has_word(sentence, &more.to_string()));
+            capabilities.extend(more.filter(|more| !capabilities.contains(more)).collect::<Vec<_>>());
+            assert!(
+                capabilities.len() > before,
+                "with {before} capabilities {tool} asks for no other: {sentence}"
+            );
         }
         let tracer = endless(tool).by(&Who::new(Who::NOBODY, &capabilities)).json();
         a_few_events();
@@ -563,11 +566,11 @@ fn held_by_nobody(objects: BTreeMap<(bpf::Kind, u32), String>) -> BTreeMap<(bpf:
 
 #[test]
 fn killed_tools_leave_nothing_in_the_kernel() {
-    const STARTS: usize = 50;
+    let starts = times(50);
     for tool in each_tool() {
         let before = bpf::objects();
         let mut own = BTreeMap::new();
-        for _ in 0..STARTS {
+        for _ in 0..starts {
             let tracer = endless(tool).json();
             let objects = bpf::objects();
             let open = process::bpf_objects(tracer.pid());
@@ -576,7 +579,9 @@ fn killed_tools_leave_nothing_in_the_kernel() {
         }
         for kind in [bpf::Kind::Program, bpf::Kind::Map, bpf::Kind::Link] {
             let count = own.keys().filter(|object| object.0 == kind).count();
-            assert!(count >= STARTS, "{tool} opened {count} of {kind:?} in {STARTS} starts");
+            // Before 5.15 there are no links to perf events and tracepoints' files.
+            let no_link = count == 0 && kind == bpf::Kind::Link && !bpf::has_perf_links();
+            assert!(count >= starts || no_link, "{tool} opened {count} of {kind:?} in {starts} starts");
         }
         let names: BTreeSet<&String> = own.values().collect();
         let mut left = BTreeMap::new();
