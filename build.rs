@@ -153,6 +153,9 @@ fn tool_table(root: &Path, tools: &[String]) -> Result<String> {
     }
     let rows = tools.iter().map(|tool| format!("    &{tool}::TOOL,\n")).collect::<String>();
     writeln!(text, "static TOOLS: &[&kscope::Tool] = &[\n{rows}];")?;
+    let readme =
+        |tool: &String| format!("    include_str!({:?}),\n", root.join("tools").join(tool).join("README.md"));
+    writeln!(text, "static READMES: &[&str] = &[\n{}];", tools.iter().map(readme).collect::<String>())?;
     Ok(text)
 }
 

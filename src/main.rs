@@ -11,12 +11,16 @@ use std::process::ExitCode;
 use std::process::Stdio;
 
 use anyhow::Context as _;
+use clap::CommandFactory as _;
 use clap::Parser;
+use clap_complete::Shell;
 use kscope::Tool;
 use kscope::out::plain_table;
 use serde_json::Value;
 
-// One module a tool, and TOOLS, all of them: build.rs made it of the folders in tools/.
+mod man;
+
+// One module a tool, and TOOLS and READMES, those of all: build.rs made it of the folders in tools/.
 include!(concat!(env!("OUT_DIR"), "/tools.rs"));
 
 /// Small eBPF tools that show what a Linux kernel is doing
@@ -37,6 +41,18 @@ enum Kscope {
         /// The tools to try; all, if none is named
         tools: Vec<String>,
     },
+    /// Print a manual page: kscope man opensnoop | man -l -
+    Man {
+        /// The tool; kscope itself, if none is named
+        tool: Option<String>,
+    },
+    /// Print what a shell completes, to be sourced or installed
+    Completions {
+        /// The shell
+        shell: Shell,
+        /// For a tool that is called by its own name; for kscope, if none is named
+        tool: Option<String>,
+    },
     /// Run a tool: kscope <TOOL> [OPTIONS]
     #[command(external_subcommand)]
     Run(Vec<OsString>),
@@ -56,13 +72,14 @@ fn main() -> ExitCode {
     let done = match kscope {
         Kscope::List { json } => list(json),
         Kscope::Doctor { json, tools } => doctor(json, &tools),
+        Kscope::Man { tool } => print_man(tool.as_deref()),
+        Kscope::Completions { shell, tool } => completions(shell, tool.as_deref()),
         Kscope::Run(args) => {
             let name = args.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let Some(tool) = find(&name) else {
-                kscope::say(&format!("kscope: there is no tool {name}: see kscope list"));
-                return ExitCode::from(2);
-            };
-            return tool.main_with(args);
+            match named(&name) {
+                Ok(tool) => return tool.main_with(args),
+                Err(error) => Err(error),
+            }
         }
     };
     match done {
@@ -71,7 +88,8 @@ fn main() -> ExitCode {
             Some(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             _ => {
                 kscope::say(&format!("kscope: {error:#}"));
-                ExitCode::FAILURE
+                let usage = matches!(error.downcast_ref(), Some(kscope::Error::Usage(_)));
+                ExitCode::from(if usage { 2 } else { 1 })
             }
         },
     }
@@ -79,6 +97,38 @@ fn main() -> ExitCode {
 
 fn find(name: &str) -> Option<&'static Tool> {
     TOOLS.iter().copied().find(|tool| tool.name == name)
+}
+
+fn named(name: &str) -> anyhow::Result<&'static Tool> {
+    let error = || kscope::Error::Usage(format!("there is no tool {name}: see kscope list"));
+    Ok(find(name).ok_or_else(error)?)
+}
+
+fn print_man(name: Option<&str>) -> anyhow::Result<ExitCode> {
+    // Whole or not at all.
+    let mut page = Vec::new();
+    match name.map(named).transpose()? {
+        None => man::kscope(&mut page, Kscope::command(), TOOLS)?,
+        Some(tool) => {
+            let mut all = TOOLS.iter().zip(READMES);
+            let readme = all.find(|(other, _)| other.name == tool.name).map_or("", |(_, readme)| *readme);
+            man::tool(&mut page, tool, readme)?;
+        }
+    }
+    io::stdout().write_all(&page)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn completions(shell: Shell, name: Option<&str>) -> anyhow::Result<ExitCode> {
+    let mut command = match name.map(named).transpose()? {
+        Some(tool) => tool.command(),
+        None => TOOLS.iter().fold(Kscope::command(), |kscope, tool| kscope.subcommand(tool.command())),
+    };
+    let name = name.unwrap_or("kscope");
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    io::stdout().write_all(&script)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn list(json: bool) -> anyhow::Result<ExitCode> {
@@ -107,14 +157,7 @@ fn list(json: bool) -> anyhow::Result<ExitCode> {
 
 /// Each tool is run as a process of its own, up to the point where it would trace.
 fn doctor(json: bool, names: &[String]) -> anyhow::Result<ExitCode> {
-    let mut tools = Vec::new();
-    for name in names {
-        let Some(tool) = find(name) else {
-            kscope::say(&format!("kscope: there is no tool {name}: see kscope list"));
-            return Ok(ExitCode::from(2));
-        };
-        tools.push(tool);
-    }
+    let tools = names.iter().map(|name| named(name)).collect::<anyhow::Result<Vec<_>>>()?;
     let tools = if tools.is_empty() { TOOLS.to_vec() } else { tools };
     let mut stdout = io::stdout().lock();
     let mut rows = vec![vec!["TOOL".to_string(), "WORKS".into(), "HOOKS, OR WHY NOT".into()]];
