@@ -122,7 +122,10 @@ fn print_man(name: Option<&str>) -> anyhow::Result<ExitCode> {
 fn completions(shell: Shell, name: Option<&str>) -> anyhow::Result<ExitCode> {
     let mut command = match name.map(named).transpose()? {
         Some(tool) => tool.command(),
-        None => TOOLS.iter().fold(Kscope::command(), |kscope, tool| kscope.subcommand(tool.command())),
+        None => {
+            let tool = |tool: &&Tool| tool.command().bin_name(format!("kscope {}", tool.name));
+            Kscope::command().subcommands(TOOLS.iter().map(tool))
+        }
     };
     let name = name.unwrap_or("kscope");
     let mut script = Vec::new();
