@@ -15,7 +15,7 @@ BPF_SOURCES = $(shell find bpf tools -name '*.[ch]')
 
 say = @printf '\n==> %s\n' "$(1)"
 
-.PHONY: setup run build test matrix lint static install format
+.PHONY: setup run build test matrix lint static install deb rpm try-packages format
 
 run: setup build
 	$(call say,$(TOOL) on this kernel: $(SUDO) $(KSCOPE) $(TOOL) $(ARGS))
@@ -69,7 +69,17 @@ static: setup
 	@ls -l target/$(TARGET)/release/kscope
 
 install: build
-	$(call say,install: kscope and a link by the name of each tool below $(DESTDIR)$(PREFIX))
-	install -D -m 755 $(KSCOPE) $(DESTDIR)$(PREFIX)/bin/kscope
-	install -d $(DESTDIR)$(PREFIX)/libexec/kscope
-	for tool in $$(ls tools); do ln -sf ../../bin/kscope $(DESTDIR)$(PREFIX)/libexec/kscope/$$tool; done
+	$(call say,install: kscope and what belongs to it below $(DESTDIR)$(PREFIX))
+	packaging/stage $(KSCOPE) "$(DESTDIR)" $(PREFIX)
+
+deb: static
+	$(call say,packages for Debian and Ubuntu)
+	packaging/deb target/$(TARGET)/release/kscope target/packages
+
+rpm: static
+	$(call say,packages for Fedora and RHEL)
+	packaging/rpm target/$(TARGET)/release/kscope target/packages
+
+try-packages: deb rpm
+	$(call say,install, use and remove the packages in clean roots)
+	$(SUDO) packaging/try target/packages

@@ -32,6 +32,9 @@ enum Kscope {
         /// Print JSON, one object a line
         #[arg(long)]
         json: bool,
+        /// Print the names alone, one a line
+        #[arg(long, conflicts_with = "json")]
+        names: bool,
     },
     /// Try each tool on this kernel: what works, by which hooks, and why something does not
     Doctor {
@@ -70,7 +73,7 @@ fn main() -> ExitCode {
         Err(error) => return kscope::clap_exit("kscope", &error),
     };
     let done = match kscope {
-        Kscope::List { json } => list(json),
+        Kscope::List { json, names } => list(json, names),
         Kscope::Doctor { json, tools } => doctor(json, &tools),
         Kscope::Man { tool } => print_man(tool.as_deref()),
         Kscope::Completions { shell, tool } => completions(shell, tool.as_deref()),
@@ -134,8 +137,12 @@ fn completions(shell: Shell, name: Option<&str>) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn list(json: bool) -> anyhow::Result<ExitCode> {
+fn list(json: bool, names: bool) -> anyhow::Result<ExitCode> {
     let mut stdout = io::stdout().lock();
+    if names {
+        TOOLS.iter().try_for_each(|tool| writeln!(stdout, "{}", tool.name))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if json {
         for tool in TOOLS {
             let row = serde_json::json!({
