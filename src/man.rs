@@ -261,3 +261,134 @@ impl<'r> Page<'r> {
         entry(self.roff, first, text);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::READMES;
+    use crate::TOOLS;
+
+    fn each() -> impl Iterator<Item = (&'static Tool, &'static str)> {
+        TOOLS.iter().copied().zip(READMES.iter().copied())
+    }
+
+    /// The examples: a command after `# `, and what it printed.
+    fn examples(readme: &str) -> Vec<(Vec<String>, Vec<String>)> {
+        let mut found = Vec::new();
+        let mut code = false;
+        for event in section(readme, "EXAMPLES") {
+            match event {
+                Event::Start(Tag::CodeBlock(_)) => code = true,
+                Event::End(TagEnd::CodeBlock) => code = false,
+                Event::Text(text) if code => {
+                    for line in text.lines() {
+                        match (line.strip_prefix("# "), found.last_mut()) {
+                            (Some(command), _) => {
+                                found.push((command.split_whitespace().map(String::from).collect(), vec![]));
+                            }
+                            (None, Some((_, output))) => output.push(line.to_string()),
+                            (None, None) => panic!("an example without a command: {line}"),
+                        }
+                    }
+                }
+                _ => (),
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn every_readme_has_every_section() {
+        for (tool, readme) in each() {
+            for name in ["DESCRIPTION", "EXAMPLES", "OVERHEAD", "HOOKS", "LIMITS", "SEE ALSO"] {
+                assert!(!section(readme, name).is_empty(), "{}: no section {name}", tool.name);
+            }
+            let title: Vec<&str> = readme.lines().take(3).collect();
+            assert_eq!(title, [format!("# {}", tool.name), String::new(), tool.question()], "{}", tool.name);
+        }
+    }
+
+    #[test]
+    fn tools_that_are_named_exist() {
+        for (tool, readme) in each() {
+            let mut page = Vec::new();
+            super::tool(&mut page, tool, readme).unwrap();
+            let page = String::from_utf8(page).unwrap();
+            let also = page.rsplit("SEE ALSO").next().unwrap();
+            for name in also.split("kscope\\-").skip(1) {
+                let name = name.split('\\').next().unwrap();
+                assert!(crate::find(name).is_some(), "{}: there is no {name}", tool.name);
+            }
+        }
+    }
+
+    #[test]
+    fn examples_use_the_options_that_there_are() {
+        for (tool, readme) in each() {
+            let examples = examples(readme);
+            assert!(examples.iter().any(|(command, _)| command[0] == tool.name), "{}", tool.name);
+            for (command, _) in examples {
+                let other = crate::find(&command[0]).unwrap_or_else(|| panic!("{command:?}"));
+                // What stands behind the tool's part of a line is the shell's.
+                let words = command.iter().take_while(|word| !["|", ">", "2>", "&"].contains(&word.as_str()));
+                let parsed = other.command().try_get_matches_from(words);
+                assert!(parsed.is_ok(), "{}: {command:?}: {parsed:?}", tool.name);
+            }
+        }
+    }
+
+    #[test]
+    fn options_in_the_text_exist() {
+        for (tool, readme) in each() {
+            let command = tool.command();
+            for event in Parser::new_ext(readme, Options::ENABLE_TABLES) {
+                let Event::Code(text) = event else { continue };
+                let Some(option) = text.split([' ', '=']).next().filter(|word| word.starts_with('-')) else {
+                    continue;
+                };
+                let known = command.get_arguments().any(|arg| match option.strip_prefix("--") {
+                    Some(long) => arg.get_long_and_visible_aliases().is_some_and(|all| all.contains(&long)),
+                    None => arg
+                        .get_short_and_visible_aliases()
+                        .is_some_and(|all| all.iter().any(|short| option == format!("-{short}"))),
+                });
+                assert!(known, "{}: there is no {option}", tool.name);
+            }
+        }
+    }
+
+    #[test]
+    fn columns_and_keys_in_examples_exist() {
+        for (tool, readme) in each() {
+            for (command, output) in
+                examples(readme).into_iter().filter(|(command, _)| command[0] == tool.name)
+            {
+                let rows = tool.rows();
+                let titles: BTreeSet<&str> =
+                    rows.iter().flat_map(|row| &row.fields).map(|field| field.title).collect();
+                // The first line of a table is its titles.
+                let first = output.iter().find(|line| !line.is_empty()).cloned().unwrap_or_default();
+                if first.chars().any(char::is_alphabetic) && !first.chars().any(char::is_lowercase) {
+                    let unknown: Vec<_> =
+                        first.split_whitespace().filter(|word| !titles.contains(word)).collect();
+                    assert!(unknown.is_empty(), "{}: {command:?} has no column {unknown:?}", tool.name);
+                }
+                for line in output.iter().filter(|line| line.starts_with('{')) {
+                    let object: serde_json::Value =
+                        serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+                    let Some(row) = rows.iter().find(|row| object["type"] == row.name) else { continue };
+                    for key in object.as_object().unwrap().keys().filter(|key| *key != "type") {
+                        let plain = key.strip_suffix("_hex").unwrap_or(key);
+                        assert!(
+                            row.fields.iter().any(|field| field.key == plain),
+                            "{}: no key {key}",
+                            tool.name
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
