@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The options that every tool has, and how their values are read.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Arg;
@@ -97,6 +99,31 @@ pub struct Interval {
     /// Stop after so many summaries
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
+}
+
+/// The summary as metrics.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Metrics: the summary for Prometheus (see docs/output.md)")]
+pub struct Metrics {
+    /// Serve OpenMetrics over HTTP at /metrics, as on 127.0.0.1:9435; without an interval, until stopped
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = listen)]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Write the metrics of each interval into this file, for node_exporter's textfile collector
+    #[arg(long, value_name = "FILE")]
+    pub textfile: Option<PathBuf>,
+    /// Have at most so many series of each metric; the rest is added up in one that is named other
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub metrics_series: u32,
+}
+
+/// An address to listen on; as with other exporters, `:9435` is that port of every address.
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    let full = match text.strip_prefix("localhost:").or(text.strip_prefix(':')) {
+        Some(port) if text.starts_with(':') => format!("[::]:{port}"),
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.into(),
+    };
+    full.parse().map_err(|_| "not an address with a port, as in 127.0.0.1:9435, [::1]:9435 or :9435".into())
 }
 
 /// A time: seconds, or a number with ms, s, m or h.

@@ -28,6 +28,14 @@ pub const MICROSECONDS: Unit = Unit { ns: 1_000, plural: "usecs", symbol: "us" }
 /// Milliseconds.
 pub const MILLISECONDS: Unit = Unit { ns: 1_000_000, plural: "msecs", symbol: "ms" };
 
+/// The bound of the last bucket but one in metrics is at most this.
+const METRICS_MAX_NS: u64 = 1 << 36;
+
+/// How many powers of two of the unit bound buckets in metrics.
+fn powers(unit: Unit) -> usize {
+    (METRICS_MAX_NS / unit.ns).ilog2() as usize + 1
+}
+
 /// A histogram's counts, or what was added to them in an interval.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hist {
@@ -57,6 +65,24 @@ impl Hist {
         let before = earlier.slots.iter().copied().chain(std::iter::repeat(0));
         let slots = self.slots.iter().zip(before).map(|(now, before)| now.saturating_sub(before)).collect();
         Self { slots, sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns) }
+    }
+
+    /// The bounds of buckets for metrics, in seconds: each power of two of the unit, up to about a minute.
+    pub(crate) fn bounds_s(unit: Unit) -> Vec<f64> {
+        (0..powers(unit)).map(|power| (unit.ns << power) as f64 / 1e9).collect()
+    }
+
+    /// How many values lie in each of these buckets, and behind them. A value that is the bound itself counts in the
+    /// next one, as the kernel's buckets begin with it.
+    pub(crate) fn powers(&self, unit: Unit) -> Vec<u64> {
+        let last = powers(unit);
+        let mut counts = vec![0; last + 1];
+        for (slot, n) in self.slots.iter().enumerate() {
+            let (_, high) = bounds(slot);
+            let power = high.checked_ilog2().map_or(0, |log2| log2 as usize + 1);
+            counts[power.min(last)] += n;
+        }
+        counts
     }
 
     /// How many values were counted.

@@ -8,6 +8,7 @@ pub mod hooks;
 pub mod json;
 pub mod kernel;
 pub mod maps;
+pub mod metrics;
 pub mod names;
 pub mod out;
 pub mod perf;

@@ -20,6 +20,7 @@ use crate::cli::Timestamps;
 use crate::escape::escape_into;
 use crate::json;
 use crate::json::JsonRow;
+use crate::metrics::Exporter;
 use crate::row::Field;
 use crate::row::Row;
 use crate::row::Value;
@@ -36,6 +37,8 @@ pub struct Out {
     line: String,
     printed: u64,
     filtered: u64,
+    pub(crate) exporter: Option<Exporter>,
+    pub(crate) is_due: bool,
 }
 
 /// The columns of a table that streams, in the order of the row type's fields.
@@ -59,7 +62,20 @@ impl Out {
             line: String::new(),
             printed: 0,
             filtered: 0,
+            exporter: None,
+            is_due: true,
         }
+    }
+
+    /// Export metrics, if somebody asked for some: what the kernel has counted up to now.
+    pub fn export(&mut self, export: impl FnOnce(&mut Exporter)) {
+        self.exporter.as_mut().map(export).unwrap_or_default();
+    }
+
+    /// Whether an interval has ended, so that a summary is to be printed: without an interval, metrics are exported
+    /// more often than that.
+    pub fn is_due(&self) -> bool {
+        self.is_due
     }
 
     /// Whether JSON is asked for.

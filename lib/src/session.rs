@@ -31,6 +31,7 @@ use nix::sys::epoll::EpollCreateFlags;
 use nix::sys::epoll::EpollEvent;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::epoll::EpollTimeout;
+use nix::sys::eventfd::EventFd;
 use serde_json::json;
 
 use crate::Error;
@@ -41,6 +42,7 @@ use crate::cli::Interval;
 use crate::hooks::Taken;
 use crate::json::SCHEMA_VERSION;
 use crate::kernel;
+use crate::metrics::Exporter;
 use crate::out::Out;
 use crate::say;
 use crate::signals;
@@ -223,6 +225,7 @@ struct Watch {
 
 const RING: u64 = 0;
 const STDOUT: u64 = 1;
+const METRICS: u64 = 2;
 
 impl Watch {
     fn new(common: &Common, began: Instant) -> Result<Self, Error> {
@@ -242,6 +245,12 @@ impl Watch {
         self.epoll.add(ring.as_fd(), event).map_err(Error::system("watching the ring buffer"))
     }
 
+    /// Wake up when somebody asks for metrics.
+    fn metrics(&self, wake: &EventFd) -> Result<(), Error> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, METRICS);
+        self.epoll.add(wake, event).map_err(Error::system("watching for scrapes"))
+    }
+
     fn over(&self) -> bool {
         self.dry_run
             || self.reader_gone
@@ -254,7 +263,7 @@ impl Watch {
         let left = self.deadline.map_or(time, |d| time.min(d.saturating_duration_since(Instant::now())));
         // Rounded up: a wait that is too short by a fraction would turn into a spin.
         let ms = u16::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
-        let mut events = [EpollEvent::empty(); 2];
+        let mut events = [EpollEvent::empty(); 3];
         match self.epoll.wait(&mut events, EpollTimeout::from(ms)) {
             Ok(n) => {
                 self.reader_gone = events[..n].iter().any(|event| event.data() == STDOUT);
@@ -386,6 +395,27 @@ impl Session {
         Ok(Self { out, links, watch: Watch::new(common, began)?, losses, began, strict: common.strict })
     }
 
+    /// Export metrics from now on: those that the tool's [`Session::intervals`] gives to [`Out::export`], and the
+    /// account of events.
+    ///
+    /// # Errors
+    /// Those of the output.
+    pub fn export(&mut self, exporter: Option<Exporter>) -> Result<(), Error> {
+        let Some(mut exporter) = exporter else { return Ok(()) };
+        exporter.serve()?;
+        if let Some(wake) = exporter.wake() {
+            self.watch.metrics(wake)?;
+        }
+        self.out.exporter = Some(exporter);
+        self.publish()
+    }
+
+    /// Hand the metrics over to those who ask for them.
+    fn publish(&mut self) -> Result<(), Error> {
+        let Some(exporter) = &mut self.out.exporter else { return Ok(()) };
+        exporter.publish(&self.losses.account()?, &self.losses.recursion_misses())
+    }
+
     /// Where rows go.
     pub fn out(&mut self) -> &mut Out {
         &mut self.out
@@ -452,7 +482,8 @@ impl Session {
     }
 
     /// Call `print` after each interval and at the end, until the user, the count or `--duration` ends it.
-    /// Without an interval, call it at the end alone.
+    /// Without an interval, call it at the end; and, where metrics are exported, whenever they are wanted: then
+    /// [`Out::is_due`] is false, and nothing is to be printed.
     ///
     /// # Errors
     /// Those of `print`, of the kernel, or of the output.
@@ -462,6 +493,9 @@ impl Session {
         mut print: impl FnMut(&mut Out) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let mut printed = 0;
+        if let (None, Some(exporter)) = (interval.interval, &self.out.exporter) {
+            exporter.on_demand();
+        }
         while !self.watch.over() {
             // From the beginning, so that lateness does not add up.
             let next = interval.interval.map(|time| self.began + time.saturating_mul(printed + 1));
@@ -469,12 +503,19 @@ impl Session {
                 let left = next.map_or(REPORT, |next| next.saturating_duration_since(Instant::now()));
                 self.watch.wait(left.min(REPORT))?;
                 self.losses.report()?;
+                if next.is_none() && self.out.exporter.as_ref().is_some_and(Exporter::is_wanted) {
+                    self.out.is_due = false;
+                    print(&mut self.out)?;
+                    self.out.is_due = true;
+                    self.publish()?;
+                }
             }
             if self.watch.over() {
                 break;
             }
             print(&mut self.out)?;
             self.out.flush()?;
+            self.publish()?;
             printed += 1;
             if interval.count.is_some_and(|count| u64::from(printed) >= count) {
                 self.links.clear();
@@ -485,7 +526,8 @@ impl Session {
         if self.watch.reader_gone || self.watch.dry_run {
             return Ok(());
         }
-        print(&mut self.out)
+        print(&mut self.out)?;
+        Ok(self.publish()?)
     }
 
     /// The account so far.

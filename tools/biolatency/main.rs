@@ -15,10 +15,13 @@ use kscope::Tool;
 use kscope::Trace;
 use kscope::cli::Common;
 use kscope::cli::Interval;
+use kscope::cli::Metrics;
 use kscope::hist;
 use kscope::hist::Hist;
 use kscope::hist::Unit;
 use kscope::maps;
+use kscope::metrics::Family;
+use kscope::metrics::Label;
 use kscope::names;
 use kscope::names::Disk;
 use kscope::names::Disks;
@@ -72,8 +75,12 @@ struct Biolatency {
     #[command(flatten)]
     interval: Interval,
     #[command(flatten)]
+    metrics: Metrics,
+    #[command(flatten)]
     common: Common,
 }
+
+const IO: Family = Family::histogram("io", "How long block I/O took");
 
 /// A histogram of one interval.
 struct Latency {
@@ -95,13 +102,13 @@ impl Row for Latency {
             Value::Float(r.interval_s, 3)
         }),
         Field::new("from", Kind::Text, "What the time begins with: issue, or insertion (-Q)", |r: &Self| {
-            Value::Text(if r.queued { "insertion" } else { "issue" })
+            Value::Text(from(r.queued))
         }),
         Field::new(
             "layer",
             Kind::Text,
             "request; or bio, of devices that make no requests (dm, md, zram)",
-            |r: &Self| Value::Text(if r.is_bio { "bio" } else { "request" }),
+            |r: &Self| Value::Text(layer(r.is_bio)),
         ),
         Field::new("disk", Kind::Text, "With -D: the disk", |r: &Self| {
             r.disk.as_deref().map_or(Value::Null, Value::Text)
@@ -137,6 +144,14 @@ impl Row for Latency {
             |r: &Self| Value::Json(r.hist.json_buckets(r.unit)),
         ),
     ];
+}
+
+fn from(queued: bool) -> &'static str {
+    if queued { "insertion" } else { "issue" }
+}
+
+fn layer(is_bio: bool) -> &'static str {
+    if is_bio { "bio" } else { "request" }
 }
 
 /// The kernel's names for the bits of an operation's flags: they move from release to release.
@@ -190,6 +205,7 @@ impl Trace for Biolatency {
         let unit = if self.milliseconds { hist::MILLISECONDS } else { hist::MICROSECONDS };
         let cgroup =
             self.cgroup.as_deref().map(names::block_cgroup).transpose().map_err(Error::Usage)?.flatten();
+        let exporter = self.metrics.open(Self::NAME)?;
         let mut storage = MaybeUninit::uninit();
         let mut open = session::open(BiolatencySkelBuilder::default(), &mut storage, &self.common)?;
         let kernel = Kernel::new()?;
@@ -218,6 +234,7 @@ impl Trace for Biolatency {
         drop(kernel);
         let skeleton = session::load(open)?;
         let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
+        session.export(exporter)?;
         session.banner("Tracing block I/O, until Ctrl-C.");
 
         let mut disks = Disks::default();
@@ -225,6 +242,20 @@ impl Trace for Biolatency {
         let mut since = Instant::now();
         session.intervals(&self.interval, |out| {
             let now = snapshot(&skeleton, self.per_disk || self.per_flags)?;
+            out.export(|to| {
+                for ((dev, flags, is_bio), hist) in &now {
+                    let disk = self.per_disk.then(|| disks.name(*dev));
+                    let flags = self.per_flags.then(|| flag_names.text(*flags));
+                    let (from, layer) = (from(self.queued), layer(*is_bio));
+                    let mut labels: Vec<Label<'_>> = vec![("from", &from), ("layer", &layer)];
+                    labels.extend(disk.as_ref().map(|disk| ("disk", disk as _)));
+                    labels.extend(flags.as_ref().map(|flags| ("flags", flags as _)));
+                    to.histogram(&IO, &labels, hist, unit);
+                }
+            });
+            if !out.is_due() {
+                return Ok(());
+            }
             let interval_s = since.elapsed().as_secs_f64();
             since = Instant::now();
             out.interval_time()?;
