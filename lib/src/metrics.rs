@@ -343,14 +343,23 @@ impl Exporter {
             (vec![tool(), ("metric", metric)], state.merged.len() as u64)
         });
         let version = ("version", env!("CARGO_PKG_VERSION").to_string());
-        let seconds = Wall::now().0.cast_unsigned() / 1_000_000_000;
+        let mut taken = one(
+            "snapshot_timestamp",
+            "When these numbers were taken, in seconds since 1970",
+            MetricType::Gauge,
+            vec![(vec![tool()], Wall::now().0.cast_unsigned())],
+        );
+        taken.scale = Scale::Seconds;
+        // Programs that measure do not all count what they see.
+        let generated = (account.generated > 0).then(|| (vec![tool()], account.generated));
         vec![
+            taken,
             one("build", "The version of kscope", MetricType::Info, vec![(vec![tool(), version], 1)]),
             one(
                 "events",
                 "Events that the programs saw and that passed their filters",
                 MetricType::Counter,
-                vec![(vec![tool()], account.generated)],
+                generated.into_iter().collect(),
             ),
             one(
                 "events_lost",
@@ -375,12 +384,6 @@ impl Exporter {
                 "Label sets that have no series of their own and are added up in the one named other",
                 MetricType::Counter,
                 merged.collect(),
-            ),
-            one(
-                "snapshot_time_unix",
-                "When these numbers were taken, in seconds since 1970",
-                MetricType::Gauge,
-                vec![(vec![tool()], seconds)],
             ),
         ]
     }

@@ -2,6 +2,7 @@
 //! sampleip: count where the instruction pointer is, as the kernel's samples/bpf/sampleip does.
 
 use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,8 +20,11 @@ use kscope::cli;
 use kscope::cli::Common;
 use kscope::cli::Filter;
 use kscope::cli::Interval;
+use kscope::cli::Metrics;
 use kscope::escape::c_bytes;
 use kscope::maps;
+use kscope::metrics::Exporter;
+use kscope::metrics::Family;
 use kscope::perf;
 use kscope::perf::Sampler;
 use kscope::row::Field;
@@ -35,6 +39,7 @@ use libbpf_rs::skel::Skel as _;
 
 kscope::skeleton!("sampleip");
 use types::sampleip_key as Key;
+use types::sampleip_totals as Totals;
 use types::sampleip_value as Entry;
 
 kscope::records!(Key: 16, Entry: 24);
@@ -48,6 +53,9 @@ pub fn main() -> ExitCode {
 }
 
 const DEFAULT_DURATION: Duration = Duration::from_secs(5);
+
+const SAMPLES: Family = Family::counter("samples", "Samples by where the processor was");
+const FUNCTION: Family = Family::counter("function_samples", "Samples by function");
 
 /// Which instructions are the processors executing?
 #[derive(Parser, Debug)]
@@ -70,14 +78,20 @@ struct Sampleip {
     /// How many different addresses can be counted
     #[arg(long, value_name = "COUNT", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     entries: u32,
-    /// How long to sample: seconds, or with a unit as in 500ms, 10s [default: 5]
+    /// How long to sample: seconds, or with a unit as in 500ms, 10s [default: 5; with
+    /// --metrics-listen until Ctrl-C]
     #[arg(value_name = "DURATION", value_parser = cli::duration, conflicts_with = "duration")]
     time: Option<Duration>,
+    #[command(flatten)]
+    metrics: Metrics,
     #[command(flatten)]
     filter: Filter,
     #[command(flatten)]
     common: Common,
 }
+
+/// Function and module by process and address.
+type Names = HashMap<(u32, u64), (String, String)>;
 
 #[derive(Clone, Debug)]
 struct Cpus(Vec<u32>);
@@ -249,8 +263,9 @@ impl Trace for Sampleip {
     }
 
     fn run(mut self) -> anyhow::Result<()> {
-        let duration = self.time.or(self.common.duration).unwrap_or(DEFAULT_DURATION);
-        self.common.duration = Some(duration);
+        let default = (!self.metrics.is_listening()).then_some(DEFAULT_DURATION);
+        self.common.duration = self.time.or(self.common.duration).or(default);
+        let exporter = self.metrics.open(Self::NAME)?;
         let cpus = self.cpus()?;
         let mut storage = MaybeUninit::uninit();
         let mut open = session::open(SampleipSkelBuilder::default(), &mut storage, &self.common)?;
@@ -274,17 +289,25 @@ impl Trace for Sampleip {
         let attach = |object: &_| sampler.attach(object);
         let mut session =
             Session::start_with(Self::NAME, &self.common, skeleton.object(), &taken, keep, attach)?;
-        session.banner(&format!("Sampling at {} Hz for {duration:?}, or until Ctrl-C.", self.frequency));
+        session.export(exporter)?;
+        let time = self.common.duration.map(|time| format!(" for {time:?}, or")).unwrap_or_default();
+        session.banner(&format!("Sampling at {} Hz{time} until Ctrl-C.", self.frequency));
 
         let mut sampled = None;
-        session.intervals(&Interval { interval: None, count: None }, |_| {
-            sampled = Some((maps::entries::<Key, Entry>(&skeleton.maps.addresses)?, sampler.expected()?));
+        let mut names = HashMap::new();
+        session.intervals(&Interval { interval: None, count: None }, |out| {
+            let entries = maps::entries::<Key, Entry>(&skeleton.maps.addresses)?;
+            let totals = skeleton.maps.bss_data.as_deref().map(|bss| bss.totals).unwrap_or_default();
+            out.export(|to| self.export(to, &mut names, &entries, &totals));
+            if !out.is_due() {
+                return Ok(());
+            }
+            sampled = Some((entries, totals, sampler.expected()?));
             Ok(())
         })?;
-        if let Some((entries, expected)) = sampled {
+        if let Some((entries, totals, expected)) = sampled {
             let seconds = session.elapsed().as_secs_f64();
             let uncounted = session.account()?.total_lost();
-            let totals = skeleton.maps.bss_data.as_deref().map(|bss| bss.totals).unwrap_or_default();
             let total = totals.idle + totals.user + totals.kernel;
             let summary = Summary {
                 source: sampler.source().name(),
@@ -300,6 +323,7 @@ impl Trace for Sampleip {
                 throttled: sampler.throttled(),
             };
             let rows = self.rows_of(&entries);
+            let rows = if self.by_symbol { fold(rows) } else { rows };
             let out = session.out();
             out.table(&self.columns(), &rows)?;
             if out.is_json() {
@@ -321,6 +345,24 @@ impl Sampleip {
                 Err(Error::Usage(format!("CPU {cpu} is not online: see /sys/devices/system/cpu/online")))
             }
             None => Ok(wanted.clone()),
+        }
+    }
+
+    /// An address keeps the function that it had when it was first seen, also when its process has gone.
+    fn export(&self, to: &mut Exporter, names: &mut Names, entries: &[(Key, Entry)], totals: &Totals) {
+        for (mode, samples) in [("idle", totals.idle), ("user", totals.user), ("kernel", totals.kernel)] {
+            to.total(&SAMPLES, &[("mode", &mode)], samples);
+        }
+        let address = |key: &Key| (key.tgid, key.ip);
+        let new = entries.iter().filter(|(key, _)| !names.contains_key(&address(key)));
+        for row in self.rows_of(&new.copied().collect::<Vec<_>>()) {
+            let name = (row.name.unwrap_or_default(), row.module.unwrap_or_default());
+            names.insert((row.process.map_or(0, |(pid, _)| pid), row.address), name);
+        }
+        for (key, entry) in entries {
+            if let Some((function, module)) = names.get(&address(key)) {
+                to.total(&FUNCTION, &[("function", function), ("module", module)], entry.samples);
+            }
         }
     }
 
@@ -357,9 +399,6 @@ impl Sampleip {
             }
         }
         rows.sort_by_key(|row| (std::cmp::Reverse(row.samples), row.address));
-        if self.by_symbol {
-            rows = fold(rows);
-        }
         for row in &mut rows {
             row.percent = row.samples as f64 * 100.0 / total as f64;
         }
@@ -378,7 +417,10 @@ fn fold(rows: Vec<Sampled>) -> Vec<Sampled> {
             (row.name.is_err() && row.module.is_none()).then_some(row.address),
         );
         match folded.get_mut(&function) {
-            Some(first) => first.samples += row.samples,
+            Some(first) => {
+                first.samples += row.samples;
+                first.percent += row.percent;
+            }
             None => _ = folded.insert(function, row),
         }
     }
