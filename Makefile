@@ -32,6 +32,7 @@ build:
 test: setup lint build
 	$(call say,unit tests)
 	cargo test --workspace --exclude kscope-tests --bins --lib --features multicall
+	@packaging/promtool target/promtool $(SUDO)
 	$(call say,behaviour tests on this kernel: each tool against an oracle)
 	$(if $(SUDO),CARGO_TARGET_$(shell echo $(TARGET) | tr 'a-z-' 'A-Z_')_RUNNER="$(SUDO)") cargo test -p kscope-tests --tests --no-fail-fast
 

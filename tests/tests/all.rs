@@ -15,7 +15,7 @@ use kscope_tests::bytes::{assert_harmless, hex};
 use kscope_tests::programs::{has_option, help, tools};
 use kscope_tests::scale::times;
 use kscope_tests::{DEADLINE, Ended, Finished, Run, Schema, Tracer, Who, Workload};
-use kscope_tests::{bpf, cgroup, now, process, wait_until};
+use kscope_tests::{bpf, cgroup, metrics, now, process, wait_until};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::gethostname;
@@ -667,5 +667,38 @@ fn doctor_says_that_every_tool_works() {
     assert_eq!(table.code(), 0, "{table:?}");
     for tool in tools() {
         assert!(table.stdout().lines().any(|line| line.starts_with(tool)), "{tool}: {table:?}");
+    }
+}
+
+#[test]
+fn summaries_are_exported_as_metrics() {
+    for tool in each_tool().filter(|tool| has_option(tool, "--metrics-listen")) {
+        let dir = TempDir::new().unwrap();
+        let file = dir.path().join("a.prom");
+        let export = ["--metrics-listen=127.0.0.1:0", "--textfile", file.to_str().unwrap()];
+        let mut tracer = endless(tool).args(export).json();
+        let address = metrics::address(&tracer);
+        a_few_events();
+        let read = |headers: &str| metrics::parse(&metrics::get(&address, headers).1);
+        let build = |samples: &metrics::Samples| {
+            metrics::of(samples, "kscope_build_info").into_keys().next().unwrap_or_default()
+        };
+        let (open, classic) = (read(metrics::OPEN_METRICS), read(""));
+        for samples in [&open, &classic] {
+            assert!(build(samples).contains(&format!("tool=\"{tool}\"")), "{tool}: {samples:?}");
+            assert_eq!(metrics::sum(samples, "kscope_events_lost_total"), 0.0, "{tool}");
+            let own = format!("kscope_{tool}_");
+            assert!(samples.keys().any(|name| name.starts_with(&own)), "{tool}: {samples:?}");
+            assert!(samples.keys().all(|name| !name.contains("pid=")), "{tool}: {samples:?}");
+        }
+        tracer.assert_running();
+        tracer.stop().check();
+        let text = fs::read_to_string(&file).unwrap();
+        assert_eq!(build(&metrics::parse(&text)), build(&classic), "{tool}");
+
+        // Without an end of its own, nothing but a signal ends it.
+        let tracer = Run::new(tool).args(["--metrics-listen=127.0.0.1:0"]).text();
+        metrics::get(&metrics::address(&tracer), "");
+        assert_eq!(tracer.stop_text().code(), 0, "{tool}");
     }
 }

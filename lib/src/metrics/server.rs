@@ -116,9 +116,11 @@ impl Shared {
             published.wanted = true;
             // Full it can't be, as nobody adds but 1; the tool looks once a second anyway.
             _ = self.wake.write(1);
-            let waited = self.changed.wait_timeout_while(published, NEWS, |published| published.wanted);
-            published = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+        // The first text comes soon after the threads.
+        let is_missing = |published: &mut Published| published.wanted || published.text.is_empty();
+        let waited = self.changed.wait_timeout_while(published, NEWS, is_missing);
+        let published = waited.unwrap_or_else(PoisonError::into_inner).0;
         Arc::clone(&published.text)
     }
 
