@@ -6,6 +6,8 @@
 #include "kscope.bpf.h"
 
 #define CGROUP_DEPTH_MAX 32
+/* User space can't know it in a cgroup namespace. */
+#define CGROUP_LEVEL_UNKNOWN 0xffffffff
 
 /* Whether css belongs to the cgroup of this id or to one below. */
 static __always_inline bool css_in_cgroup(struct cgroup_subsys_state *css, __u64 id)
@@ -24,7 +26,8 @@ static __always_inline bool current_in_cgroup(__u64 id, __u32 level)
 	struct cgroup *cgroup;
 
 	/* 5.15 brought this helper to tracing programs, and with it bpf_task_pt_regs(). */
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs))
+	if (level != CGROUP_LEVEL_UNKNOWN &&
+	    bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs))
 		return bpf_get_current_ancestor_cgroup_id(level) == id;
 	cgroup = BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), cgroups, dfl_cgrp);
 	return css_in_cgroup(&cgroup->self, id);

@@ -11,6 +11,7 @@ use clap::Args;
 use clap::Command;
 use clap::ValueEnum;
 
+use crate::Error;
 use crate::names;
 use crate::names::Cgroup;
 
@@ -85,9 +86,47 @@ pub struct Filter {
     /// Trace threads whose name contains this only
     #[arg(long = "comm", value_name = "NAME", value_parser = comm)]
     pub comm: Option<String>,
-    /// Trace tasks in this cgroup and below only: a path in a cgroup2 file system
-    #[arg(long = "cgroup", value_name = "PATH", value_parser = cgroup2)]
+    /// Trace tasks in this cgroup and below only: a path in a cgroup2 file system, the cgroup's id, or a systemd
+    /// unit, as in nginx.service
+    #[arg(long = "cgroup", value_name = "CGROUP", value_parser = names::cgroup)]
     pub cgroup: Vec<Cgroup>,
+    /// Trace tasks in this container only: its id, or at least 4 digits that it begins with
+    #[arg(long = "container", value_name = "ID", value_parser = names::container)]
+    pub container: Vec<Cgroup>,
+}
+
+/// Whose I/O to measure, in tools that see the block layer.
+#[derive(Args, Clone, Debug)]
+pub struct BlockCgroup {
+    /// Measure I/O that was issued in this cgroup and below only: a path, the cgroup's id, or a systemd unit
+    #[arg(short, long, value_name = "CGROUP")]
+    cgroup: Option<String>,
+    /// Measure I/O that was issued in this container only: its id, or at least 4 digits that it begins with
+    #[arg(long, value_name = "ID", conflicts_with = "cgroup")]
+    container: Option<String>,
+}
+
+impl BlockCgroup {
+    /// The cgroup in the hierarchy that the block layer uses; nothing where all I/O is below it, or none is named.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn find(&self) -> Result<Option<Cgroup>, Error> {
+        let found = match (&self.cgroup, &self.container) {
+            (Some(text), _) => names::block_cgroup(text),
+            (None, Some(text)) => names::block_container(text),
+            (None, None) => Ok(None),
+        };
+        found.map_err(Error::Usage)
+    }
+}
+
+/// A column of tools that print events.
+#[derive(Args, Clone, Debug)]
+pub struct CgroupColumn {
+    /// Print the cgroup
+    #[arg(long = "print-cgroup", visible_alias = "show-cgroup")]
+    pub print_cgroup: bool,
 }
 
 /// How often a summary is printed.
@@ -178,16 +217,6 @@ fn comm(text: &str) -> Result<String, String> {
     Ok(text.into())
 }
 
-fn cgroup2(path: &str) -> Result<Cgroup, String> {
-    let cgroup = Cgroup::at(path)?;
-    match &cgroup.controllers {
-        None => Ok(cgroup),
-        Some(v1) => {
-            Err(format!("{path:?} is in the version 1 hierarchy of {v1}: give a path in a cgroup2 mount"))
-        }
-    }
-}
-
 /// Bring a tool's command to the suite's form: the help flags of the peers too, and bounded lists.
 pub(crate) fn prepare(command: Command) -> Command {
     command
@@ -220,7 +249,7 @@ impl Filter {
             ("--pid", self.pid.len()),
             ("--tid", self.tid.len()),
             ("--uid", self.uid.len()),
-            ("--cgroup", self.cgroup.len()),
+            ("--cgroup", self.cgroup.len() + self.container.len()),
         ]
         .into_iter()
         .find(|(_, len)| *len > FILTER_MAX)
@@ -234,16 +263,17 @@ impl Filter {
             && self.uid.is_empty()
             && self.comm.is_none()
             && self.cgroup.is_empty()
+            && self.container.is_empty()
     }
 
     /// The system-wide errors of this filter: a list that is too long.
     ///
     /// # Errors
-    /// [`crate::Error::Usage`].
-    pub fn check(&self) -> Result<(), crate::Error> {
+    /// [`Error::Usage`].
+    pub fn check(&self) -> Result<(), Error> {
         match self.too_long() {
             None => Ok(()),
-            Some(name) => Err(crate::Error::Usage(format!("{name} takes at most {FILTER_MAX} values"))),
+            Some(name) => Err(Error::Usage(format!("{name} takes at most {FILTER_MAX} values"))),
         }
     }
 }
@@ -263,11 +293,11 @@ macro_rules! set_filter {
         let comm = from.comm.as_deref().unwrap_or_default().as_bytes();
         to.comm[..comm.len()].copy_from_slice(comm);
         to.comm_len = comm.len() as u32;
-        for (i, cgroup) in from.cgroup.iter().enumerate() {
+        for (i, cgroup) in from.cgroup.iter().chain(&from.container).enumerate() {
             to.cgroup[i] = cgroup.id;
             to.cgroup_level[i] = cgroup.level;
         }
-        to.cgroups = from.cgroup.len() as u32;
+        to.cgroups = (from.cgroup.len() + from.container.len()) as u32;
         to.own_tgid = std::process::id();
     }};
 }

@@ -72,6 +72,11 @@ impl<R> Field<R> {
         Self { key, kind, nullable: false, help, title: "", width: 0, get }
     }
 
+    /// The cgroup of tools with [`crate::cli::CgroupColumn`].
+    pub const fn cgroup(get: for<'a> fn(&'a R) -> Value<'a>) -> Self {
+        Self::new("cgroup", Kind::Bytes, "Path of the cgroup (version 2)", get).column("CGROUP", 30)
+    }
+
     /// A field that stands in tables alone; JSON has the same facts in other fields.
     pub const fn table_only(
         title: &'static str,

@@ -494,6 +494,14 @@ fn nonsense_is_refused() {
         &["--cgroup", "/"],
         &["--cgroup", "/proc"],
         &["--cgroup", "\u{1b}[2J\n"],
+        &["--cgroup", "no-such-unit.service"],
+        &["--cgroup", "18446744073709551615"],
+        &["--container="],
+        &["--container", "abc"],
+        &["--container", "no such container"],
+        &["--container", "fedcba98fedcba98"],
+        &["--container", "FEDC"],
+        &["--container", "\u{1b}[2J\n"],
         &["--duration", "0"],
         &["--duration", "abc"],
         &["--duration", "-1"],
@@ -523,8 +531,17 @@ fn nonsense_is_refused() {
             .iter()
             .filter(|words| {
                 let option = words[0].to_str().unwrap_or_default().split('=').next().unwrap();
-                !["--pid", "--tid", "--uid", "--comm", "--cgroup", "--duration", "--buffer"].contains(&option)
-                    || has_option(tool, option)
+                const OPTIONS: [&str; 8] = [
+                    "--pid",
+                    "--tid",
+                    "--uid",
+                    "--comm",
+                    "--cgroup",
+                    "--container",
+                    "--duration",
+                    "--buffer",
+                ];
+                !OPTIONS.contains(&option) || has_option(tool, option)
             })
             .filter_map(|words| {
                 // --dry-run, so that one that is accepted comes to an end.
@@ -700,5 +717,106 @@ fn summaries_are_exported_as_metrics() {
         let tracer = Run::new(tool).args(["--metrics-listen=127.0.0.1:0"]).text();
         metrics::get(&metrics::address(&tracer), "");
         assert_eq!(tracer.stop_text().code(), 0, "{tool}");
+    }
+}
+
+/// The processes that a tool printed something about, how often.
+fn events_by_pid(finished: &Finished) -> BTreeMap<u64, usize> {
+    let mut pids = BTreeMap::new();
+    for pid in finished.events().filter_map(|event| event["pid"].as_u64()) {
+        *pids.entry(pid).or_default() += 1;
+    }
+    pids
+}
+
+/// What a few processes do, all of them in a cgroup from their beginning on.
+fn a_few_events_in(cgroup: &cgroup::Cgroup) {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let workloads = [
+        Workload::start(["open", "--dir", path, "openat", "open-enoent", "thread"]),
+        Workload::start(["exec", "--dir", path, "execve", "fail-enoent"]),
+    ];
+    workloads.iter().for_each(|workload| cgroup.add(workload.pid()));
+    workloads.into_iter().for_each(|workload| _ = workload.finish());
+}
+
+#[test]
+fn cgroups_are_found_by_every_name() {
+    use std::os::unix::fs::MetadataExt as _;
+    let id = "00dec0de".repeat(8);
+    let slice = cgroup::Cgroup::new("kscope-test.slice");
+    let unit = slice.child("kscope-test@a.service");
+    let container = unit.child(format!("docker-{id}.scope"));
+    // The monitor of a container, and what is in a container, are no other containers.
+    let _monitor = slice.child(format!("libpod-conmon-{id}.scope"));
+    let _inside = container.child(format!("libpod-payload-{id}"));
+    let inode = fs::metadata(container.path()).unwrap().ino().to_string();
+    let below = container.name();
+    let names = [
+        ["--cgroup", container.path().to_str().unwrap()],
+        ["--cgroup", &below.to_str().unwrap()[1..]],
+        ["--cgroup", &inode],
+        ["--cgroup", "kscope-test@a.service"],
+        ["--cgroup", "kscope-test@a"],
+        ["--container", &id],
+        ["--container", &id[..6]],
+        ["--container", &format!("docker://{id}")],
+    ];
+    for tool in each_tool().filter(|tool| has_option(tool, "--container")) {
+        if !has_option(tool, "--tid") {
+            // Of the block layer, which asks for a controller that the host may have elsewhere.
+            let ended = Run::new(tool).args(["--container", "00dec0", "--dry-run"]).output();
+            assert!(ended.code() == 0 || ended.refusal(2).contains("00dec0"), "{ended:?}");
+            continue;
+        }
+        let tracers: Vec<Tracer> = names.iter().map(|words| endless(tool).args(words).json()).collect();
+        a_few_events_in(&container);
+        a_few_events();
+        let events: Vec<_> = tracers.into_iter().map(|tracer| events_by_pid(&tracer.stop())).collect();
+        for (words, events_of_name) in names.iter().zip(&events) {
+            assert_eq!(events_of_name, &events[0], "{tool} {words:?}");
+        }
+        assert!(!["opensnoop", "execsnoop"].contains(&tool) || !events[0].is_empty(), "{tool}: {events:?}");
+    }
+}
+
+#[test]
+fn ambiguous_cgroups_are_refused() {
+    let ids = ["11c0ffee".repeat(8), "11c0".repeat(16)];
+    let slice = cgroup::Cgroup::new("kscope-several.slice");
+    let units = ["a.slice", "b.slice"].map(|name| slice.child(name));
+    let _two: Vec<_> = units.iter().map(|unit| unit.child("kscope-twice.service")).collect();
+    let _containers: Vec<_> = ids.iter().map(|id| slice.child(id)).collect();
+    for tool in each_tool().filter(|tool| has_option(tool, "--container") && has_option(tool, "--tid")) {
+        let refused = |words: [&str; 2]| {
+            let ended = Run::new(tool).args(words).args(["--dry-run"]).output();
+            ended.refusal(2).to_string()
+        };
+        let sentence = refused(["--cgroup", "kscope-twice.service"]);
+        for unit in &units {
+            assert!(
+                sentence.contains(&format!("{}/kscope-twice.service", unit.path().display())),
+                "{sentence}"
+            );
+        }
+        assert!(refused(["--container", "11c0"]).contains(&ids[0]));
+        let ended = Run::new(tool).args(["--container", "11c0f", "--dry-run"]).output();
+        assert_eq!(ended.code(), 0, "{ended:?}");
+    }
+}
+
+#[test]
+fn cgroups_are_a_column_on_request() {
+    let group = cgroup::Cgroup::new("kscope-column");
+    for tool in each_tool().filter(|tool| has_option(tool, "--print-cgroup")) {
+        for option in ["--print-cgroup", "--show-cgroup"] {
+            let tracer = endless(tool).args([option]).text();
+            a_few_events_in(&group);
+            let ended = tracer.stop_text();
+            let mut lines = ended.stdout().lines();
+            assert!(lines.next().unwrap().contains(" CGROUP "), "{ended:?}");
+            assert!(lines.any(|line| line.contains(" /kscope-column ")), "{ended:?}");
+        }
     }
 }

@@ -13,6 +13,7 @@ use kscope::Kernel;
 use kscope::Session;
 use kscope::Tool;
 use kscope::Trace;
+use kscope::cli::BlockCgroup;
 use kscope::cli::Common;
 use kscope::cli::Interval;
 use kscope::cli::Metrics;
@@ -66,9 +67,8 @@ struct Biolatency {
     /// Measure this disk only
     #[arg(short, long, value_name = "DISK", value_parser = Disk::by_name)]
     disk: Option<Disk>,
-    /// Measure I/O that was issued in this cgroup and below only
-    #[arg(short, long, value_name = "PATH")]
-    cgroup: Option<String>,
+    #[command(flatten)]
+    cgroup: BlockCgroup,
     /// Count in milliseconds
     #[arg(short, long)]
     milliseconds: bool,
@@ -203,8 +203,7 @@ impl Trace for Biolatency {
 
     fn run(self) -> anyhow::Result<()> {
         let unit = if self.milliseconds { hist::MILLISECONDS } else { hist::MICROSECONDS };
-        let cgroup =
-            self.cgroup.as_deref().map(names::block_cgroup).transpose().map_err(Error::Usage)?.flatten();
+        let cgroup = self.cgroup.find()?;
         let exporter = self.metrics.open(Self::NAME)?;
         let mut storage = MaybeUninit::uninit();
         let mut open = session::open(BiolatencySkelBuilder::default(), &mut storage, &self.common)?;

@@ -13,6 +13,7 @@ use kscope::Session;
 use kscope::Tool;
 use kscope::Trace;
 use kscope::cli::Buffer;
+use kscope::cli::CgroupColumn;
 use kscope::cli::Common;
 use kscope::cli::Filter;
 use kscope::cli::Timestamps;
@@ -68,9 +69,8 @@ struct Execsnoop {
     /// Print the user id
     #[arg(short = 'U', long = "print-uid")]
     print_uid: bool,
-    /// Print the cgroup
-    #[arg(long = "print-cgroup")]
-    print_cgroup: bool,
+    #[command(flatten)]
+    cgroup: CgroupColumn,
     #[command(flatten)]
     filter: Filter,
     #[command(flatten)]
@@ -139,10 +139,7 @@ impl Row for Exec {
         Field::new("compat", Kind::Bool, "Whether the caller is a 32-bit one", |r: &Self| {
             Value::Bool(r.record.compat != 0)
         }),
-        Field::new("cgroup", Kind::Bytes, "Path of the cgroup (version 2)", |r: &Self| {
-            Value::Bytes(&r.cgroup)
-        })
-        .column("CGROUP", 30),
+        Field::cgroup(|r: &Self| Value::Bytes(&r.cgroup)),
         Field::new("filename", Kind::Bytes, "The file that was to be executed", |r: &Self| {
             Value::Bytes(&r.filename)
         }),
@@ -208,7 +205,7 @@ impl Trace for Execsnoop {
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
             kscope::set_filter!(rodata, &self.filter);
             rodata.want_uid = self.common.json || self.print_uid;
-            rodata.want_cgroup = self.common.json || self.print_cgroup;
+            rodata.want_cgroup = self.common.json || self.cgroup.print_cgroup;
         }
         session::set_buffer(open.open_object_mut(), &self.buffer)?;
         let unwanted: &[_] = if self.fails { &[] } else { &["failed_exec"] };
@@ -246,7 +243,7 @@ impl Execsnoop {
         let mut titles = vec!["PCOMM", "PID", "PPID", "RET", "ARGS"];
         titles.extend(self.common.timestamps.map(|_| "TIME"));
         titles.extend(self.print_uid.then_some("UID"));
-        titles.extend(self.print_cgroup.then_some("CGROUP"));
+        titles.extend(self.cgroup.print_cgroup.then_some("CGROUP"));
         Columns::new(&titles)
     }
 

@@ -13,6 +13,7 @@ use kscope::Session;
 use kscope::Tool;
 use kscope::Trace;
 use kscope::cli::Buffer;
+use kscope::cli::CgroupColumn;
 use kscope::cli::Common;
 use kscope::cli::Filter;
 use kscope::escape::c_bytes;
@@ -61,9 +62,8 @@ struct Opensnoop {
     /// Print the user id
     #[arg(short = 'U', long = "print-uid")]
     print_uid: bool,
-    /// Print the cgroup
-    #[arg(long = "print-cgroup")]
-    print_cgroup: bool,
+    #[command(flatten)]
+    cgroup: CgroupColumn,
     #[command(flatten)]
     filter: Filter,
     #[command(flatten)]
@@ -143,10 +143,7 @@ impl Row for Open {
         Field::new("origin", Kind::Text, "syscall, syscall32 (a 32-bit caller) or io_uring", |r: &Self| {
             Value::Text(r.origin())
         }),
-        Field::new("cgroup", Kind::Bytes, "Path of the cgroup (version 2)", |r: &Self| {
-            Value::Bytes(&r.cgroup)
-        })
-        .column("CGROUP", 30),
+        Field::cgroup(|r: &Self| Value::Bytes(&r.cgroup)),
         Field::table_only("PATH", 0, "Path as passed; with -F, in full", |r: &Self| {
             Value::Bytes(r.path_shown())
         }),
@@ -277,7 +274,7 @@ impl Trace for Opensnoop {
             rodata.failed_only = self.failed;
             rodata.full_path = self.full_path;
             rodata.want_uid = json || self.print_uid;
-            rodata.want_cgroup = json || self.print_cgroup;
+            rodata.want_cgroup = json || self.cgroup.print_cgroup;
             rodata.uring_complete_has_cqe = kernel.tracepoint_args("io_uring_complete") == Some(3);
         }
         session::set_buffer(open.open_object_mut(), &self.buffer)?;
@@ -325,7 +322,7 @@ impl Opensnoop {
         let mut titles = vec!["PID", "COMM", "FD", "ERR", "PATH"];
         titles.extend(self.common.timestamps.map(|_| "TIME"));
         titles.extend(self.print_uid.then_some("UID"));
-        titles.extend(self.print_cgroup.then_some("CGROUP"));
+        titles.extend(self.cgroup.print_cgroup.then_some("CGROUP"));
         titles.extend(self.extended.then_some(["FLAGS", "MODE"]).into_iter().flatten());
         Columns::new(&titles)
     }
