@@ -20,17 +20,22 @@ static __always_inline bool css_in_cgroup(struct cgroup_subsys_state *css, __u64
 	return false;
 }
 
+/* Whether a task is in the version 2 cgroup of this id or below. */
+static __always_inline bool task_in_cgroup(struct task_struct *task, __u64 id)
+{
+	struct cgroup *cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);
+
+	return css_in_cgroup(&cgroup->self, id);
+}
+
 /* Whether the running task is in the version 2 cgroup of this id, at this level, or below. */
 static __always_inline bool current_in_cgroup(__u64 id, __u32 level)
 {
-	struct cgroup *cgroup;
-
 	/* 5.15 brought this helper to tracing programs, and with it bpf_task_pt_regs(). */
 	if (level != CGROUP_LEVEL_UNKNOWN &&
 	    bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs))
 		return bpf_get_current_ancestor_cgroup_id(level) == id;
-	cgroup = BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), cgroups, dfl_cgrp);
-	return css_in_cgroup(&cgroup->self, id);
+	return task_in_cgroup((struct task_struct *)bpf_get_current_task(), id);
 }
 
 #endif

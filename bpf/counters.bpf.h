@@ -13,6 +13,7 @@ enum kscope_counter {
 	GENERATED,
 	LOST_RING_FULL,
 	LOST_MAP_FULL,
+	LOST_TASK_STORAGE, /* the kernel gave no room for a task's value */
 	DROPPED_NEGATIVE_TIME,
 	DROPPED_UNKNOWN_START,
 	KSCOPE_COUNTERS,

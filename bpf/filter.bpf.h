@@ -80,4 +80,35 @@ static __always_inline bool filter_current(void)
 	return filter_current_cgroup();
 }
 
+static __always_inline bool filter_task_cgroup(struct task_struct *task)
+{
+	for (__u32 i = 0; i < KSCOPE_FILTER_MAX && i < filter.cgroups; i++)
+		if (task_in_cgroup(task, filter.cgroup[i]))
+			return true;
+	return !filter.cgroups;
+}
+
+/* For a task that need not be the running one. */
+static __always_inline bool filter_task(bool btf, struct task_struct *task)
+{
+	__u32 tgid = FIELD(btf, task, tgid);
+
+	if (tgid == filter.own_tgid || !filter_list(filter.tgid, filter.tgids, tgid))
+		return false;
+	if (filter.tids && !filter_list(filter.tid, filter.tids, FIELD(btf, task, pid)))
+		return false;
+	if (filter.uids &&
+	    !filter_list(filter.uid, filter.uids,
+			 btf ? task->cred->uid.val : BPF_CORE_READ(task, cred, uid.val)))
+		return false;
+	if (filter.comm_len) {
+		__u8 comm[KSCOPE_COMM_LEN] = {};
+
+		bpf_core_read(comm, sizeof(comm), &task->comm);
+		if (!filter_comm(comm))
+			return false;
+	}
+	return filter_task_cgroup(task);
+}
+
 #endif

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use libbpf_rs::btf::Btf;
+use libbpf_rs::btf::BtfKind;
 use libbpf_rs::btf::BtfType;
 use libbpf_rs::btf::types;
 use libbpf_sys::bpf_insn;
@@ -44,10 +45,23 @@ impl Kernel {
 
     /// How many arguments the tracepoint's probes take, if the kernel has it.
     pub fn tracepoint_args(&self, name: &str) -> Option<usize> {
+        // The first one is the context that BPF programs do not see.
+        self.tracepoint(name)?.iter().count().checked_sub(1)
+    }
+
+    /// Whether the argument at this place, from 0, is a pointer.
+    pub fn tracepoint_arg_is_pointer(&self, name: &str, at: usize) -> bool {
+        let kind = |proto: types::FuncProto<'_>| {
+            let arg = self.btf.type_by_id::<BtfType<'_>>(proto.iter().nth(at + 1)?.ty)?;
+            Some(arg.skip_mods_and_typedefs().kind())
+        };
+        self.tracepoint(name).and_then(kind) == Some(BtfKind::Ptr)
+    }
+
+    fn tracepoint(&self, name: &str) -> Option<types::FuncProto<'_>> {
         let typedef: types::Typedef<'_> = self.btf.type_by_name(&format!("btf_trace_{name}"))?;
         let proto = typedef.next_type()?.skip_mods_and_typedefs().next_type()?.skip_mods_and_typedefs();
-        // The first one is the context that BPF programs do not see.
-        types::FuncProto::try_from(proto).ok()?.iter().count().checked_sub(1)
+        types::FuncProto::try_from(proto).ok()
     }
 
     /// Whether the kernel knows a struct of this name.
@@ -73,6 +87,19 @@ impl Kernel {
             found.iter().find(|m| m.name.is_some_and(|n| n == name)).map(|m| m.value)
         };
         self.btf.type_by_kind().find_map(value)
+    }
+
+    /// Whether tracing programs may keep values in task storage: from 5.13 on.
+    pub fn has_task_storage(&self) -> bool {
+        // SAFETY: no options are passed. Programs of all tracing kinds have the same helpers here.
+        let found = unsafe {
+            libbpf_sys::libbpf_probe_bpf_helper(
+                libbpf_sys::BPF_PROG_TYPE_RAW_TRACEPOINT,
+                libbpf_sys::BPF_FUNC_task_storage_get,
+                std::ptr::null(),
+            )
+        };
+        found == 1
     }
 
     /// Whether a program can be attached to a section's target. The reason, if not.

@@ -16,6 +16,7 @@ pub mod row;
 pub mod session;
 pub mod signals;
 pub mod symbols;
+pub mod tasks;
 pub mod time;
 
 mod caps;

@@ -80,7 +80,7 @@ fn locked_down() -> bool {
     state.contains("[confidentiality]")
 }
 
-fn bpf_error(what: impl Into<String>) -> impl FnOnce(libbpf_rs::Error) -> Error {
+pub(crate) fn bpf_error(what: impl Into<String>) -> impl FnOnce(libbpf_rs::Error) -> Error {
     let what = what.into();
     move |error| {
         let warnings = WARNINGS.lock().map(|mut warnings| std::mem::take(&mut *warnings)).unwrap_or_default();
