@@ -2,11 +2,17 @@
 //! Histograms that were counted in the kernel (bpf/hist.bpf.h): rows of powers of two, percentiles with the
 //! bounds of their bucket, mean and total.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
+use std::time::Instant;
 
 use serde_json::Value as Json;
 use serde_json::json;
+
+use crate::row::Field;
+use crate::row::Kind;
+use crate::row::Value;
 
 /// The percentiles that are printed, in thousandths.
 const PERCENTILES: [(u64, &str); 4] = [(500, "p50"), (900, "p90"), (990, "p99"), (999, "p99.9")];
@@ -181,6 +187,80 @@ fn bucket_json((low, high): (u64, u64), unit: Unit, count: Option<u64>) -> Json 
     bucket
 }
 
+/// A row with a histogram: what the fields that all such rows have are made of.
+pub trait Measured {
+    /// The histogram, and the unit of its buckets.
+    fn hist(&self) -> (&Hist, Unit);
+}
+
+/// The field `count`; `help` says of what.
+pub const fn count<R: Measured>(help: &'static str) -> Field<R> {
+    Field::new("count", Kind::Uint, help, |r| Value::Uint(r.hist().0.count()))
+}
+
+/// The field `total_us`.
+pub const fn total_us<R: Measured>() -> Field<R> {
+    Field::new("total_us", Kind::Float, "Sum of their times in microseconds", |r: &R| {
+        Value::Float(r.hist().0.total_ns() as f64 / 1e3, 3)
+    })
+}
+
+/// The field `mean_us`.
+pub const fn mean_us<R: Measured>() -> Field<R> {
+    Field::new("mean_us", Kind::Float, "Mean of their times in microseconds", |r: &R| {
+        r.hist().0.mean_ns().map_or(Value::Null, |ns| Value::Float(ns / 1e3, 3))
+    })
+    .nullable()
+}
+
+/// The field `percentiles`.
+pub const fn percentiles<R: Measured>() -> Field<R> {
+    Field::new("percentiles", Kind::Object, "Bounds of the bucket in which each percentile lies", |r: &R| {
+        let (hist, unit) = r.hist();
+        Value::Json(hist.json_percentiles(unit))
+    })
+}
+
+/// The field `buckets`.
+pub const fn buckets<R: Measured>() -> Field<R> {
+    Field::new("buckets", Kind::Array, "Buckets that are not empty: from_us included, to_us not", |r: &R| {
+        let (hist, unit) = r.hist();
+        Value::Json(hist.json_buckets(unit))
+    })
+}
+
+/// Histograms that grow in the kernel, each by its key, taken apart into intervals.
+#[derive(Debug)]
+pub struct Intervals<K> {
+    before: BTreeMap<K, Hist>,
+    since: Instant,
+}
+
+impl<K: Ord> Intervals<K> {
+    /// The first interval begins.
+    pub fn new() -> Self {
+        Self { before: BTreeMap::new(), since: Instant::now() }
+    }
+
+    /// The interval that ends with this snapshot: its length in seconds, and what it added to each histogram,
+    /// which may be nothing.
+    pub fn next(&mut self, now: BTreeMap<K, Hist>) -> (f64, Vec<(&K, Hist)>) {
+        let seconds = self.since.elapsed().as_secs_f64();
+        self.since = Instant::now();
+        let before = std::mem::replace(&mut self.before, now);
+        let added = |(key, all): (_, &Hist)| {
+            (key, before.get(key).map_or_else(|| all.clone(), |earlier| all.since(earlier)))
+        };
+        (seconds, self.before.iter().map(added).collect())
+    }
+}
+
+impl<K: Ord> Default for Intervals<K> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,6 +310,15 @@ mod tests {
         );
         assert!(rows[9].starts_with("       256 -> 511        : 1 "), "{table}");
         assert_eq!(rows.len(), 12, "{table}");
+    }
+
+    #[test]
+    fn intervals_are_taken_key_by_key() {
+        let mut intervals = Intervals::new();
+        intervals.next(BTreeMap::from([(1, hist(&[5]))]));
+        let (_, second) = intervals.next(BTreeMap::from([(1, hist(&[5, 9])), (2, hist(&[3]))]));
+        assert_eq!(second, [(&1, hist(&[9])), (&2, hist(&[3]))]);
+        assert_eq!(intervals.next(BTreeMap::new()).1, []);
     }
 
     #[test]
