@@ -300,7 +300,9 @@ impl Losses {
         let lost = account.total_lost();
         if lost > self.reported {
             let more = lost - self.reported;
-            say(&format!("{}: {more} events lost ({} in all): see --buffer", self.tool, list(&account.lost)));
+            let ring_full = account.lost.get("ring_full").is_some_and(|n| *n > 0);
+            let hint = if ring_full { ": see --buffer" } else { "" };
+            say(&format!("{}: {more} events lost ({} in all){hint}", self.tool, list(&account.lost)));
             self.reported = lost;
         }
         Ok(())
