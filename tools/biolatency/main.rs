@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use clap::Parser;
 use kscope::Error;
@@ -19,6 +18,8 @@ use kscope::cli::Interval;
 use kscope::cli::Metrics;
 use kscope::hist;
 use kscope::hist::Hist;
+use kscope::hist::Intervals;
+use kscope::hist::Measured;
 use kscope::hist::Unit;
 use kscope::maps;
 use kscope::metrics::Family;
@@ -94,6 +95,12 @@ struct Latency {
     hist: Hist,
 }
 
+impl Measured for Latency {
+    fn hist(&self) -> (&Hist, Unit) {
+        (&self.hist, self.unit)
+    }
+}
+
 impl Row for Latency {
     const TYPE: &'static str = "histogram";
     const FIELDS: &'static [Field<Self>] = &[
@@ -121,28 +128,11 @@ impl Row for Latency {
             |r: &Self| r.flags.as_deref().map_or(Value::Null, Value::Text),
         )
         .nullable(),
-        Field::new("count", Kind::Uint, "I/Os that ended in the interval", |r: &Self| {
-            Value::Uint(r.hist.count())
-        }),
-        Field::new("total_us", Kind::Float, "Sum of their times in microseconds", |r: &Self| {
-            Value::Float(r.hist.total_ns() as f64 / 1e3, 3)
-        }),
-        Field::new("mean_us", Kind::Float, "Mean of their times in microseconds", |r: &Self| {
-            r.hist.mean_ns().map_or(Value::Null, |ns| Value::Float(ns / 1e3, 3))
-        })
-        .nullable(),
-        Field::new(
-            "percentiles",
-            Kind::Object,
-            "Bounds of the bucket in which each percentile lies",
-            |r: &Self| Value::Json(r.hist.json_percentiles(r.unit)),
-        ),
-        Field::new(
-            "buckets",
-            Kind::Array,
-            "Buckets that are not empty: from_us included, to_us not",
-            |r: &Self| Value::Json(r.hist.json_buckets(r.unit)),
-        ),
+        hist::count("I/Os that ended in the interval"),
+        hist::total_us(),
+        hist::mean_us(),
+        hist::percentiles(),
+        hist::buckets(),
     ];
 }
 
@@ -237,8 +227,7 @@ impl Trace for Biolatency {
         session.banner("Tracing block I/O, until Ctrl-C.");
 
         let mut disks = Disks::default();
-        let mut before = BTreeMap::new();
-        let mut since = Instant::now();
+        let mut intervals = Intervals::new();
         session.intervals(&self.interval, |out| {
             let now = snapshot(&skeleton, self.per_disk || self.per_flags)?;
             out.export(|to| {
@@ -255,13 +244,10 @@ impl Trace for Biolatency {
             if !out.is_due() {
                 return Ok(());
             }
-            let interval_s = since.elapsed().as_secs_f64();
-            since = Instant::now();
+            let (interval_s, added) = intervals.next(now);
             out.interval_time()?;
             let mut printed = false;
-            for ((dev, flags, is_bio), all) in &now {
-                let hist =
-                    before.get(&(*dev, *flags, *is_bio)).map_or_else(|| all.clone(), |old| all.since(old));
+            for ((dev, flags, is_bio), hist) in added {
                 // One that is empty tells something only where it is the only one.
                 if hist.count() == 0 && (self.per_disk || self.per_flags || *is_bio) {
                     continue;
@@ -282,7 +268,6 @@ impl Trace for Biolatency {
             if !printed && !out.is_json() {
                 out.text("no block I/O\n")?;
             }
-            before = now;
             Ok(())
         })?;
         Ok(session.finish()?)
