@@ -32,7 +32,7 @@ struct Build {
 
 fn main() -> Result<()> {
     let root = PathBuf::from(var("CARGO_MANIFEST_DIR")?);
-    for input in ["build.rs", "tools", "bpf", "vmlinux"] {
+    for input in ["build.rs", "tools", "bpf", "vmlinux", "docs/runbooks"] {
         println!("cargo::rerun-if-changed={input}");
     }
     for name in ["CLANG", "BPF_CFLAGS"] {
@@ -153,10 +153,25 @@ fn tool_table(root: &Path, tools: &[String]) -> Result<String> {
     }
     let rows = tools.iter().map(|tool| format!("    &{tool}::TOOL,\n")).collect::<String>();
     writeln!(text, "static TOOLS: &[&kscope::Tool] = &[\n{rows}];")?;
-    let readme =
-        |tool: &String| format!("    include_str!({:?}),\n", root.join("tools").join(tool).join("README.md"));
-    writeln!(text, "static READMES: &[&str] = &[\n{}];", tools.iter().map(readme).collect::<String>())?;
+    let readmes = tools.iter().map(|tool| root.join("tools").join(tool).join("README.md"));
+    let readmes = readmes.map(|path| format!("    {},\n", included(&path))).collect::<String>();
+    writeln!(text, "static READMES: &[&str] = &[\n{readmes}];")?;
+    let mut runbooks = Vec::new();
+    for entry in fs::read_dir(root.join("docs/runbooks")).context("docs/runbooks")? {
+        runbooks.push(entry?.path());
+    }
+    runbooks.sort();
+    writeln!(text, "static RUNBOOKS: &[(&str, &str)] = &[")?;
+    for path in runbooks {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        writeln!(text, "    ({name:?}, {}),", included(&path))?;
+    }
+    writeln!(text, "];")?;
     Ok(text)
+}
+
+fn included(path: &Path) -> String {
+    format!("include_str!({path:?})")
 }
 
 fn write_if_changed(path: &Path, text: &str) -> Result<()> {

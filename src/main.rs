@@ -16,18 +16,20 @@ use clap::Parser;
 use clap_complete::Shell;
 use kscope::Tool;
 use kscope::out::plain_table;
+use runbooks::Runbook;
 use serde_json::Value;
 
 mod man;
+mod runbooks;
 
-// One module a tool, and TOOLS and READMES, those of all: build.rs made it of the folders in tools/.
+// One module a tool, and TOOLS and READMES, those of all, and RUNBOOKS: build.rs made it of tools/ and docs/runbooks.
 include!(concat!(env!("OUT_DIR"), "/tools.rs"));
 
 /// Small eBPF tools that show what a Linux kernel is doing
 #[derive(Parser)]
 #[command(name = "kscope", version, arg_required_else_help = true, disable_help_subcommand = true)]
 enum Kscope {
-    /// Name every tool, by the part of the kernel that it looks at
+    /// Name every tool, by the part of the kernel that it looks at, and by symptom
     List {
         /// Print JSON, one object a line
         #[arg(long)]
@@ -43,6 +45,11 @@ enum Kscope {
         json: bool,
         /// The tools to try; all, if none is named
         tools: Vec<String>,
+    },
+    /// Print what to do about a symptom, step by step: see kscope list
+    Runbook {
+        /// Its name
+        name: String,
     },
     /// Print a manual page: kscope man opensnoop | man -l -
     Man {
@@ -75,6 +82,7 @@ fn main() -> ExitCode {
     let done = match kscope {
         Kscope::List { json, names } => list(json, names),
         Kscope::Doctor { json, tools } => doctor(json, &tools),
+        Kscope::Runbook { name } => runbook(&name),
         Kscope::Man { tool } => print_man(tool.as_deref()),
         Kscope::Completions { shell, tool } => completions(shell, tool.as_deref()),
         Kscope::Run(args) => {
@@ -105,6 +113,13 @@ fn find(name: &str) -> Option<&'static Tool> {
 fn named(name: &str) -> anyhow::Result<&'static Tool> {
     let error = || kscope::Error::Usage(format!("there is no tool {name}: see kscope list"));
     Ok(find(name).ok_or_else(error)?)
+}
+
+fn runbook(name: &str) -> anyhow::Result<ExitCode> {
+    let error = || kscope::Error::Usage(format!("there is no runbook {name}: see kscope list"));
+    let runbook = Runbook::all().find(|runbook| runbook.name == name).ok_or_else(error)?;
+    io::stdout().write_all(runbook.text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn print_man(name: Option<&str>) -> anyhow::Result<ExitCode> {
@@ -145,8 +160,11 @@ fn list(json: bool, names: bool) -> anyhow::Result<ExitCode> {
     }
     if json {
         for tool in TOOLS {
+            let runbooks = Runbook::all().filter(|runbook| runbook.tools().contains(&tool.name));
+            let runbooks: Vec<_> = runbooks.map(|runbook| runbook.name).collect();
             let row = serde_json::json!({
                 "type": "tool", "tool": tool.name, "subsystem": tool.subsystem, "question": tool.question(),
+                "runbooks": runbooks,
             });
             writeln!(stdout, "{row}")?;
         }
@@ -162,6 +180,11 @@ fn list(json: bool, names: bool) -> anyhow::Result<ExitCode> {
         }
     }
     write!(stdout, "{}", plain_table(rows))?;
+    let mut rows = vec![vec!["SYMPTOM".to_string(), "TOOLS".into(), "KSCOPE RUNBOOK".into()]];
+    for runbook in Runbook::all() {
+        rows.push(vec![runbook.symptom().into(), runbook.tools().join(", "), runbook.name.into()]);
+    }
+    write!(stdout, "\n{}", plain_table(rows))?;
     Ok(ExitCode::SUCCESS)
 }
 

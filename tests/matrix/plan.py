@@ -13,6 +13,8 @@ from machine import Boot, Job
 WAYS = ["tp_btf", "raw_tp", "tp", "fentry", "fexit", "kprobe", "kretprobe"]
 # The tests that all tools share.
 SHARED = "all"
+# Tests that take more than a kernel: a distribution's programs.
+HOST_ONLY = {"metrics", "runbooks"}
 # The tests for a boot that differs in one thing: of the shared ones, and of a tool's own by the beginning of
 # their names (three, if it has none of these).
 SHARED_FEW = ["json_is_valid_with_header_first_and_footer_last"]
@@ -51,9 +53,9 @@ class Suite:
         streams = {tool for tool in tools if any("--buffer" in line for line in helps[tool])}
         return cls(tools, streams, tests)
 
-    def others(self):
-        """Binaries with tests of no tool: of the command itself."""
-        return sorted(set(self.tests) - set(self.tools) - {SHARED})
+    def others(self, host):
+        """Binaries with tests of no tool: of the command itself, and of what it is used for."""
+        return sorted(set(self.tests) - set(self.tools) - {SHARED} - (set() if host else HOST_ONLY))
 
     def all(self, tool):
         """Every test of a tool: (binary, test)."""
@@ -96,14 +98,14 @@ def verifier(tool, options, way=""):
     return Job(f"verifier {tool} {env}{options}".strip(), f"{env}$B/kscope {tool} -v --dry-run {options}".strip())
 
 
-def main_boot(suite, budget, short):
+def main_boot(suite, budget, host, short):
     """The tests, and what the verifier says, by the hooks that the tools choose."""
     jobs = [doctor(), doctor(name="nobody", prefix=TWO_CAPABILITIES)]
     for tool in suite.tools:
         jobs += [verifier(tool, options) for options in budget.options(tool)]
     for tool in suite.tools:
         jobs += tests(tool, suite.short(tool) if short else suite.all(tool))
-    for binary in suite.others():
+    for binary in suite.others(host):
         jobs += tests(binary, suite.own(binary))
     return Boot("main", jobs, append="norandmaps")
 

@@ -141,7 +141,7 @@ def tables(suite, columns):
     def command(column, name):
         return add_tests(Cell(), column.results["main"], name)
 
-    others = [(name, [command(column, name) for column in columns]) for name in suite.others()]
+    others = [(name, [command(column, name) for column in columns]) for name in suite.others(host=True)]
     yield "By the hooks that each tool chooses", rows(free) + others
 
     for way in plan.WAYS:
