@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod maps;
 pub mod metrics;
 pub mod names;
+pub mod open_flags;
 pub mod out;
 pub mod perf;
 pub mod row;

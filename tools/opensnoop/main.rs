@@ -18,6 +18,7 @@ use kscope::cli::Common;
 use kscope::cli::Filter;
 use kscope::escape::c_bytes;
 use kscope::names;
+use kscope::open_flags;
 use kscope::out::Out;
 use kscope::row::Field;
 use kscope::row::Kind;
@@ -129,10 +130,12 @@ impl Row for Open {
         })
         .column("ERR", 4),
         Field::new("error", Kind::Text, "Name of the error", Self::error).nullable(),
-        Field::new("flags", Kind::Text, "Open flags", |r: &Self| Value::String(flags(r.record.flags)))
-            .column("FLAGS", 28),
+        Field::new("flags", Kind::Text, "Open flags", |r: &Self| {
+            Value::String(open_flags::text(r.record.flags))
+        })
+        .column("FLAGS", 28),
         Field::new("mode", Kind::Text, "Mode of a file to be created, octal", |r: &Self| {
-            if creates(&r.record) {
+            if open_flags::creates(r.record.flags) {
                 Value::String(format!("{:04o}", r.record.mode & 0o7777))
             } else {
                 Value::Null
@@ -159,78 +162,6 @@ impl Row for Open {
         )
         .nullable(),
     ];
-}
-
-/// open(2)'s flags, from include/uapi/asm-generic/fcntl.h, widest first; the kernel's own are left out.
-#[cfg(target_arch = "x86_64")]
-const FLAGS: [(u64, &str); 16] = [
-    (0o20200000, "O_TMPFILE"),
-    (0o4010000, "O_SYNC"),
-    (0o100, "O_CREAT"),
-    (0o200, "O_EXCL"),
-    (0o400, "O_NOCTTY"),
-    (0o1000, "O_TRUNC"),
-    (0o2000, "O_APPEND"),
-    (0o4000, "O_NONBLOCK"),
-    (0o10000, "O_DSYNC"),
-    (0o20000, "O_ASYNC"),
-    (0o40000, "O_DIRECT"),
-    (0o100000, "O_LARGEFILE"),
-    (0o200000, "O_DIRECTORY"),
-    (0o400000, "O_NOFOLLOW"),
-    (0o1000000, "O_NOATIME"),
-    (0o2000000, "O_CLOEXEC"),
-];
-/// As above, where arch/arm64/include/uapi/asm/fcntl.h differs.
-#[cfg(target_arch = "aarch64")]
-const FLAGS: [(u64, &str); 16] = [
-    (0o20040000, "O_TMPFILE"),
-    (0o4010000, "O_SYNC"),
-    (0o100, "O_CREAT"),
-    (0o200, "O_EXCL"),
-    (0o400, "O_NOCTTY"),
-    (0o1000, "O_TRUNC"),
-    (0o2000, "O_APPEND"),
-    (0o4000, "O_NONBLOCK"),
-    (0o10000, "O_DSYNC"),
-    (0o20000, "O_ASYNC"),
-    (0o200000, "O_DIRECT"),
-    (0o40000, "O_DIRECTORY"),
-    (0o100000, "O_NOFOLLOW"),
-    (0o400000, "O_LARGEFILE"),
-    (0o1000000, "O_NOATIME"),
-    (0o2000000, "O_CLOEXEC"),
-];
-const O_PATH: u64 = 0o10000000;
-const O_CREAT: u64 = 0o100;
-const O_TMPFILE: u64 = 0o20000000;
-
-fn flags(flags: u64) -> String {
-    let mut rest = flags & !3;
-    let access = match flags & 3 {
-        _ if flags & O_PATH != 0 => "O_PATH",
-        0 => "O_RDONLY",
-        1 => "O_WRONLY",
-        2 => "O_RDWR",
-        _ => "O_ACCMODE",
-    };
-    rest &= !O_PATH;
-    let mut text = access.to_string();
-    for (bits, name) in FLAGS {
-        if rest & bits == bits {
-            text.push('|');
-            text.push_str(name);
-            rest &= !bits;
-        }
-    }
-    if rest != 0 {
-        text.push_str(&format!("|{rest:#o}"));
-    }
-    text
-}
-
-fn creates(record: &Record) -> bool {
-    record.flags & (O_CREAT | O_TMPFILE) != 0
 }
 
 /// Where a relative path starts, put before it. The directory's names come innermost first.
