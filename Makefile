@@ -15,7 +15,7 @@ BPF_SOURCES = $(shell find bpf tools -name '*.[ch]')
 
 say = @printf '\n==> %s\n' "$(1)"
 
-.PHONY: setup run build test matrix lint static install deb rpm try-packages format
+.PHONY: setup run build test matrix bench lint static install deb rpm try-packages format
 
 run: setup build
 	$(call say,$(TOOL) on this kernel: $(SUDO) $(KSCOPE) $(TOOL) $(ARGS))
@@ -49,6 +49,14 @@ matrix: static
 	$(call say,matrix: the behaviour tests on kernels: $(or $(KERNELS),all))
 	@tests/matrix/run --kscope target/$(TARGET)/release/kscope --tests target/matrix/tests.json \
 		$(if $(SHORT),--short) $(if $(UPDATE_BUDGET),--update-budget) $(KERNELS)
+
+# TOOLS="opensnoop biolatency": those alone.
+bench: build
+	$(call say,setup: libbpf-tools and bpftrace)
+	@bench/setup $(SUDO)
+	cargo build --release -p kscope-tests --bin workload
+	$(call say,bench: side by side with libbpf-tools and bpftrace)
+	@$(SUDO) bench/run --kscope $(KSCOPE) --workload target/release/workload $(TOOLS)
 
 lint:
 	$(call say,format)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `open-loop`: opens at full speed, nearly all of them of files that do not exist.
+//! `open-loop`: opens at full speed or at a `--rate` (so many a second), nearly all of them of files that do not exist.
 //!
 //! Number n of N, from 0, opens `DIR/nnnnnnn` (seven digits), which fails with ENOENT; every 1000th, number 0
 //! included, opens `DIR/fnnnnnnn`, which exists.
@@ -26,7 +26,9 @@ const EVERY: usize = 1000;
 pub fn run(mut args: Args) -> Result<()> {
     let dir: PathBuf = args.required::<PathBuf>("--dir")?.canonicalize()?;
     let count: usize = args.required("--count")?;
+    let rate: Option<u32> = args.optional("--rate")?;
     args.finish()?;
+    let between = rate.map(|rate| Duration::from_secs(1) / rate.max(1));
     ensure!(count < 10_usize.pow(DIGITS as u32), "--count must have at most {DIGITS} digits");
     for n in (0..count).step_by(EVERY) {
         fs::write(dir.join(format!("f{n:0DIGITS$}")), "")?;
@@ -37,6 +39,10 @@ pub fn run(mut args: Args) -> Result<()> {
         let (mut ok, mut failed) = (0, 0);
         let (start, cpu_start) = (Instant::now(), cpu_time()?);
         for n in 0..count {
+            let due = between.map(|between| start + between.saturating_mul(n as u32));
+            while due.is_some_and(|due| Instant::now() < due) {
+                std::hint::spin_loop();
+            }
             let exists = n.is_multiple_of(EVERY);
             let path = if exists { &mut present } else { &mut missing };
             let call = Call::native(SYS_openat, [CWD, path.at(n), (O_RDONLY | O_CLOEXEC) as usize, 0]);

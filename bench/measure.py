@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+"""What is measured of a tool and of those whom it watches."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+STATS = Path("/proc/sys/kernel/bpf_stats_enabled")
+TICK = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+# For a tool to attach, or to print what it has.
+PATIENCE = 20
+
+
+class Failed(Exception):
+    """A measurement that could not be made."""
+
+
+@contextmanager
+def program_statistics():
+    """Have the kernel count the run time of programs, and set it back."""
+    before = STATS.read_text()
+    STATS.write_text("1")
+    try:
+        yield
+    finally:
+        STATS.write_text(before)
+
+
+def programs(pid):
+    """The BPF programs that a process holds: id to (run time in ns, runs)."""
+    found = {}
+    for fd in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with open(fd) as file:
+            text = file.read()
+        if match := re.search(r"^prog_id:\s*(\d+)$", text, re.M):
+            time_ns = re.search(r"^run_time_ns:\s*(\d+)$", text, re.M)
+            runs = re.search(r"^run_cnt:\s*(\d+)$", text, re.M)
+            if time_ns and runs:
+                found[match[1]] = (int(time_ns[1]), int(runs[1]))
+    return found
+
+
+def maps_bytes(pid):
+    """The memory of the BPF maps that a process holds."""
+    found = {}
+    for fd in Path(f"/proc/{pid}/fdinfo").iterdir():
+        text = fd.read_text()
+        number = re.search(r"^map_id:\s*(\d+)$", text, re.M)
+        size = re.search(r"^memlock:\s*(\d+)$", text, re.M)
+        if number and size:
+            found[number[1]] = int(size[1])
+    return sum(found.values())
+
+
+def resident_bytes(pid):
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+
+
+def cpu_s(pid):
+    """A process's user and system time."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) / TICK, int(fields[12]) / TICK
+
+
+class Tracer:
+    """A tool at work, with its output into a file."""
+
+    def __init__(self, command, output="/dev/null"):
+        self.command = command
+        with open(output, "wb") as out:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE)
+        self.errors = []
+        # A pipe that nobody reads would stop it.
+        self.reader = threading.Thread(target=lambda: self.errors.extend(self.process.stderr), daemon=True)
+        self.reader.start()
+        self._wait_until_attached()
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def _wait_until_attached(self):
+        """It is when it has programs, and does nothing any more."""
+        end = time.monotonic() + PATIENCE
+        before, still = None, 0
+        while still < 5:
+            if self.process.poll() is not None:
+                self.reader.join()
+                raise Failed(f"{' '.join(self.command)}: {b''.join(self.errors).decode(errors='replace').strip()}")
+            if time.monotonic() > end:
+                self.stop()
+                raise Failed(f"{' '.join(self.command)} did not attach")
+            now = (sorted(programs(self.pid)), cpu_s(self.pid))
+            still = still + 1 if now == before and now[0] else 0
+            before = now
+            time.sleep(0.1)
+
+    def stop(self):
+        """End it as Ctrl-C does: what it wrote to stderr."""
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise Failed(f"{' '.join(self.command)} did not end") from None
+        self.reader.join()
+        return b"".join(self.errors).decode(errors="replace")
+
+
+@dataclass
+class Work:
+    """What a workload took."""
+
+    cpu_s: float
+    elapsed_s: float
+    said: dict
+
+
+def work(command):
+    """Run one of the tests' workloads."""
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    before = sum(cpu_s(process.pid))
+    start = time.monotonic()
+    process.stdin.write(b"go\n")
+    process.stdin.flush()
+    said = {}
+    for line in process.stdout:
+        value = json.loads(line)
+        if value.get("done"):
+            break
+        said.update(value)
+    elapsed = time.monotonic() - start
+    # Its own clock is finer than the kernel's ticks.
+    used = said["cpu_ns"] / 1e9 if "cpu_ns" in said else sum(cpu_s(process.pid)) - before
+    process.stdin.close()
+    if process.wait() != 0:
+        raise Failed(f"{' '.join(command)} failed")
+    return Work(used, elapsed, said)
+
+
+def first_event_s(command, events):
+    """From exec to the first line that `events` is in, on a terminal, while such events happen all the time."""
+    main, other = pty.openpty()
+    start = time.monotonic()
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=other, stderr=subprocess.DEVNULL)
+    os.close(other)
+    seen = b""
+    try:
+        while events not in seen:
+            if not select.select([main], [], [], PATIENCE)[0]:
+                raise Failed(f"{' '.join(command)} printed no event")
+            try:
+                seen += os.read(main, 65536)
+            except OSError as error:
+                raise Failed(f"{' '.join(command)} ended") from error
+        return time.monotonic() - start
+    finally:
+        process.send_signal(signal.SIGINT)
+        os.set_blocking(main, False)
+        end = time.monotonic() + PATIENCE
+        while process.poll() is None and time.monotonic() < end:
+            select.select([main], [], [], 0.1)
+            with suppressed():
+                os.read(main, 1 << 20)
+        process.kill()
+        process.wait()
+        os.close(main)
+
+
+@contextmanager
+def suppressed():
+    """Reading from a terminal whose other end is gone, or that has nothing."""
+    try:
+        yield
+    except OSError:
+        pass
+
+
+def busy_s():
+    """CPU time that anybody has used, and that a hypervisor took."""
+    fields = [int(n) / TICK for n in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = fields[:8]
+    return user + nice + system + irq + softirq + steal
