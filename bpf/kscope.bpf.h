@@ -45,6 +45,41 @@ static __always_inline long read_user_str(__u8 *to, __u32 size, const void *from
 		__arg;                                                                             \
 	})
 
+/*
+ * From 7.0 on the kernel calls programs on tracepoints with preemption on. Meanwhile other tasks on
+ * the CPU are lost to the program, since none runs twice on a CPU, and other programs may overwrite
+ * its per-CPU memory. NO_PREEMPT() switches preemption off up to the end of the function, where the
+ * kernel does not.
+ */
+typedef struct {
+	void *lock;
+} class_srcu_fast_notrace_t___since_7_0;
+
+extern void bpf_preempt_disable(void) __weak __ksym;
+extern void bpf_preempt_enable(void) __weak __ksym;
+
+static __always_inline bool is_preemptible(void)
+{
+	return bpf_core_type_exists(class_srcu_fast_notrace_t___since_7_0) &&
+	       bpf_ksym_exists(bpf_preempt_disable);
+}
+
+static __always_inline bool preempt_off(void)
+{
+	if (is_preemptible())
+		bpf_preempt_disable();
+	return true;
+}
+
+static __always_inline void preempt_on(const bool *unused)
+{
+	if (is_preemptible())
+		bpf_preempt_enable();
+}
+
+#define NO_PREEMPT()                                                                               \
+	__attribute__((cleanup(preempt_on), unused)) const bool __preempt_off = preempt_off()
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #endif

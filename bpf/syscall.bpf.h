@@ -5,6 +5,22 @@
 
 #include "kscope.bpf.h"
 
+/* Of x86-64 and arm64. */
+#define THREAD_SIZE 16384
+
+/*
+ * For programs that are not given the registers: CURRENT_REGS_HELPER() says whether
+ * bpf_task_pt_regs() knows them (5.15); elsewhere they are where the kernel's stack begins.
+ */
+#define CURRENT_REGS_HELPER() bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs)
+
+static __always_inline struct pt_regs *stack_regs(void)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+
+	return (struct pt_regs *)((__u64)BPF_CORE_READ(task, stack) + THREAD_SIZE) - 1;
+}
+
 #if defined(__TARGET_ARCH_x86)
 
 #define X32_SYSCALL_BIT 0x40000000

@@ -78,6 +78,7 @@ impl Hooks {
     /// # Errors
     /// [`Error::NoHook`] names the hook, the ways tried, and why each was refused.
     pub fn choose(self, object: &mut OpenObject, kernel: &Kernel) -> Result<Taken, Error> {
+        let preempts = kernel.preempts_programs();
         let mut groups: BTreeMap<String, Vec<(usize, String, String)>> = BTreeMap::new();
         for program in object.progs() {
             let name = program.name().to_string_lossy().into_owned();
@@ -86,7 +87,13 @@ impl Hooks {
             let rank = WAYS
                 .iter()
                 .position(|w| way == *w || way.strip_prefix(w).is_some_and(|v| v.starts_with('_')));
-            groups.entry(hook.into()).or_default().push((rank.unwrap_or(WAYS.len()), name, section));
+            let rank = match rank {
+                // Dearer than those before it, but they would miss events.
+                Some(at) if WAYS[at] == "tp" && preempts => 0,
+                Some(at) => at + 1,
+                None => WAYS.len() + 1,
+            };
+            groups.entry(hook.into()).or_default().push((rank, name, section));
         }
         let forced = std::env::var(FORCE_WAY).ok();
 

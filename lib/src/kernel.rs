@@ -64,6 +64,13 @@ impl Kernel {
         types::FuncProto::try_from(proto).ok()
     }
 
+    /// Whether tracepoints call BPF programs with preemption on, as they do since 7.0 (SRCU instead of RCU). A program
+    /// that is preempted is left out for all other tasks on its CPU until it goes on. Those of perf events, such as
+    /// `tp`, are still called with preemption off.
+    pub fn preempts_programs(&self) -> bool {
+        self.btf.type_by_name::<types::Typedef<'_>>("class_srcu_fast_notrace_t").is_some()
+    }
+
     /// Whether the kernel knows a struct of this name.
     pub fn has_struct(&self, name: &str) -> bool {
         self.btf.type_by_name::<types::Struct<'_>>(name).is_some()

@@ -23,8 +23,9 @@ OWN_SOME = re.compile("many_|without_a_filter_|overload_|known_")
 
 PROGRAM = re.compile(r"libbpf: sec '([^']+)': found program '(\w+)'")
 
+# Busybox's shell takes its own setpriv, which can't do that, for one that is in the PATH.
 TWO_CAPABILITIES = (
-    "setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps -all,+bpf,+perfmon "
+    "$([ -x $B/setpriv ] && echo $B/setpriv || echo setpriv) --reuid 65534 --regid 65534 --clear-groups --inh-caps -all,+bpf,+perfmon "
     "--ambient-caps -all,+bpf,+perfmon --bounding-set -all,+bpf,+perfmon"
 )
 

@@ -77,13 +77,14 @@ static __always_inline void send_exec(struct execsnoop_scratch *s, __u32 name_le
 	events_output(s, sizeof(s->event) + size, s->event.time_ns);
 }
 
-static __always_inline int on_exec(bool btf, struct task_struct *task, struct linux_binprm *bprm)
+static __always_inline int on_exec(bool btf, struct task_struct *task, const char *filename)
 {
 	struct execsnoop_scratch *s;
 	struct mm_struct *mm;
 	__u64 start, size;
 	long name_len, err;
 
+	NO_PREEMPT();
 	if (!filter_current())
 		return 0;
 	s = new_event();
@@ -109,8 +110,7 @@ static __always_inline int on_exec(bool btf, struct task_struct *task, struct li
 		s->event.args_cut = 1;
 		size = EXECSNOOP_PART;
 	}
-	name_len =
-		bpf_probe_read_kernel_str(s->tail, EXECSNOOP_NAME_MAX, FIELD(btf, bprm, filename));
+	name_len = bpf_probe_read_kernel_str(s->tail, EXECSNOOP_NAME_MAX, filename);
 	if (name_len < 0 || name_len > EXECSNOOP_NAME_MAX)
 		name_len = 0;
 	/* Known already, but the verifier must see it here. */
@@ -129,13 +129,22 @@ static __always_inline int on_exec(bool btf, struct task_struct *task, struct li
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(exec__tp_btf, struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
 {
-	return on_exec(true, task, bprm);
+	return on_exec(true, task, bprm->filename);
 }
 
 SEC("raw_tp/sched_process_exec")
 int BPF_PROG(exec__raw_tp, struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
 {
-	return on_exec(false, task, bprm);
+	return on_exec(false, task, BPF_CORE_READ(bprm, filename));
+}
+
+SEC("tp/sched/sched_process_exec")
+int exec__tp(struct trace_event_raw_sched_process_exec *ctx)
+{
+	/* The low half is where the name lies in the record. */
+	const char *filename = (const char *)ctx + (ctx->__data_loc_filename & 0xffff);
+
+	return on_exec(false, (struct task_struct *)bpf_get_current_task(), filename);
 }
 
 /* send_part() for a loop: as a global function, the verifier looks at it once and not at each turn.
@@ -180,6 +189,7 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 	at = nr == (compat ? NR_COMPAT_EXECVEAT : NR_EXECVEAT);
 	if (!at && nr != (compat ? NR_COMPAT_EXECVE : NR_EXECVE))
 		return 0;
+	NO_PREEMPT();
 	if (!filter_current())
 		return 0;
 	s = new_event();
@@ -251,4 +261,13 @@ SEC("raw_tp/sys_exit")
 int BPF_PROG(failed_exec__raw_tp, struct pt_regs *regs, long ret)
 {
 	return on_sys_exit(false, regs, ret);
+}
+
+SEC("tp/raw_syscalls/sys_exit")
+int failed_exec__tp(struct trace_event_raw_sys_exit *ctx)
+{
+	if (CURRENT_REGS_HELPER())
+		return on_sys_exit(true, (void *)bpf_task_pt_regs(bpf_get_current_task_btf()),
+				   ctx->ret);
+	return on_sys_exit(false, stack_regs(), ctx->ret);
 }

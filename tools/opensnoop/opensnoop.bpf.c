@@ -138,15 +138,16 @@ static __always_inline __u32 set_path(struct opensnoop_event *event, long len)
 
 static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 {
-	enum opensnoop_call call = open_call(SYSCALL_NR(btf, regs));
 	struct opensnoop_scratch *s;
 	struct opensnoop_event *event;
 	struct open_how how = {};
+	enum opensnoop_call call;
 	int dfd = AT_FDCWD;
 	const char *path;
 	bool compat;
 	__u32 len;
 
+	call = open_call(SYSCALL_NR(btf, regs));
 	if (call == OPENSNOOP_NO_OPEN)
 		return 0;
 	if (failed_only && ret >= 0)
@@ -194,13 +195,24 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 SEC("tp_btf/sys_exit")
 int BPF_PROG(open__tp_btf, struct pt_regs *regs, long ret)
 {
+	NO_PREEMPT();
 	return on_sys_exit(true, regs, ret);
 }
 
 SEC("raw_tp/sys_exit")
 int BPF_PROG(open__raw_tp, struct pt_regs *regs, long ret)
 {
+	NO_PREEMPT();
 	return on_sys_exit(false, regs, ret);
+}
+
+SEC("tp/raw_syscalls/sys_exit")
+int open__tp(struct trace_event_raw_sys_exit *ctx)
+{
+	if (CURRENT_REGS_HELPER())
+		return on_sys_exit(true, (void *)bpf_task_pt_regs(bpf_get_current_task_btf()),
+				   ctx->ret);
+	return on_sys_exit(false, stack_regs(), ctx->ret);
 }
 
 /* 7.0 wrapped the pointer to the name, which is there by then, in a struct. */
@@ -232,6 +244,7 @@ static __always_inline int on_uring_submit(struct io_kiocb *req)
 
 	if (opcode != IORING_OP_OPENAT && opcode != IORING_OP_OPENAT2)
 		return 0;
+	NO_PREEMPT();
 	if (!filter_current())
 		return 0;
 	s = new_event(OPENSNOOP_URING_SUBMIT);
@@ -278,6 +291,7 @@ int uring_complete__tp_btf(__u64 *ctx)
 	__u64 key = ctx[1];
 	struct opensnoop_event event = {};
 
+	NO_PREEMPT();
 	if (bpf_map_delete_elem(&uring_in_flight, &key))
 		return 0;
 	if (uring_complete_has_cqe)
