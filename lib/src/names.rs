@@ -212,6 +212,9 @@ impl Cgroup {
         let id: Option<u64> = text.parse().ok();
         let unit = format!("{text}.service");
         let is_named = |name: &OsStr| name == text || name == unit.as_str();
+        if id.is_some() && fs::metadata(&mount.point).ok().map(|meta| meta.ino()) == id {
+            return Self::at(&mount.point.to_string_lossy());
+        }
         let found =
             mount.find(|entry| id.map_or_else(|| is_named(&entry.file_name()), |id| entry.ino() == id));
         match found.as_slice() {
