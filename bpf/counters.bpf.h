@@ -16,6 +16,7 @@ enum kscope_counter {
 	LOST_TASK_STORAGE, /* the kernel gave no room for a task's value */
 	DROPPED_NEGATIVE_TIME,
 	DROPPED_UNKNOWN_START,
+	DROPPED_NOT_FOLLOWED,
 	KSCOPE_COUNTERS,
 };
 

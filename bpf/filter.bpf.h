@@ -1,30 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The filters that every tool has: --pid, --tid, --uid, --comm, --cgroup. */
+/* The filters that every tool has: --pid, --tid, --uid, --comm, --cgroup, and a command. */
 #ifndef KSCOPE_FILTER_BPF_H
 #define KSCOPE_FILTER_BPF_H
 
 #include "cgroup.bpf.h"
-#include "kscope.bpf.h"
-
-#define KSCOPE_FILTER_MAX 32
-
-/* Constant at load time: the verifier removes what is not asked for. An empty list passes all. */
-struct kscope_filter {
-	__u64 cgroup[KSCOPE_FILTER_MAX];
-	__u32 cgroup_level[KSCOPE_FILTER_MAX];
-	__u32 tgid[KSCOPE_FILTER_MAX];
-	__u32 tid[KSCOPE_FILTER_MAX];
-	__u32 uid[KSCOPE_FILTER_MAX];
-	__u8 comm[KSCOPE_COMM_LEN];
-	__u32 cgroups;
-	__u32 tgids;
-	__u32 tids;
-	__u32 uids;
-	__u32 comm_len;
-	__u32 own_tgid; /* the tool's own process, which is never traced */
-};
-
-const volatile struct kscope_filter filter;
+#include "follow.bpf.h"
+#include "pids.bpf.h"
 
 static __always_inline bool filter_list(const volatile __u32 *list, __u32 len, __u32 value)
 {
@@ -59,14 +40,27 @@ static __always_inline bool filter_comm(const __u8 *comm)
 	return false;
 }
 
+/* By numbers that current_pids() or task_pids() gave. */
+static __always_inline bool filter_pids(__u64 pids)
+{
+	__u32 tgid = pids >> 32;
+
+	return tgid != filter.own_tgid && filter_list(filter.tgid, filter.tgids, tgid) &&
+	       filter_list(filter.tid, filter.tids, pids);
+}
+
+/* By the command that the process belongs to, which the kernel's own number tells. */
+static __always_inline bool filter_command(__u32 kernel_tgid)
+{
+	return !filter.follow || is_followed(kernel_tgid);
+}
+
 /* For hooks that run in the task that their event is about, and for no other. */
 static __always_inline bool filter_current(void)
 {
-	__u64 pid_tgid = bpf_get_current_pid_tgid();
-
-	if (pid_tgid >> 32 == filter.own_tgid ||
-	    !filter_list(filter.tgid, filter.tgids, pid_tgid >> 32) ||
-	    !filter_list(filter.tid, filter.tids, pid_tgid))
+	if (!filter_pids(current_pids()))
+		return false;
+	if (filter.follow && !filter_command(bpf_get_current_pid_tgid() >> 32))
 		return false;
 	if (filter.uids && !filter_list(filter.uid, filter.uids, bpf_get_current_uid_gid()))
 		return false;

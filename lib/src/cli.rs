@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The options that every tool has, and how their values are read.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,12 +13,15 @@ use clap::Command;
 use clap::ValueEnum;
 
 use crate::Error;
+use crate::command;
 use crate::names;
 use crate::names::Cgroup;
 
 /// The most entries of one filter's list: `KSCOPE_FILTER_MAX` in bpf/filter.bpf.h.
 pub const FILTER_MAX: usize = 32;
 const COMM_MAX: usize = 15;
+/// The argument behind `--`, of every tool with [`Filter`].
+pub(crate) const COMMAND: &str = "command";
 
 /// How a row's time is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -46,6 +50,9 @@ pub struct Common {
     /// Stop after this time: seconds, or with a unit as in 500ms, 10s, 5m, 1h
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub duration: Option<Duration>,
+    /// Write the data into this new file, and not to stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
     /// Exit with status 3 if any event was lost
     #[arg(long)]
     pub strict: bool,
@@ -219,7 +226,17 @@ fn comm(text: &str) -> Result<String, String> {
 
 /// Bring a tool's command to the suite's form: the help flags of the peers too, and bounded lists.
 pub(crate) fn prepare(command: Command) -> Command {
+    let filters = command.get_groups().any(|group| group.get_id() == "Filter");
+    let traced = filters.then(|| {
+        Arg::new(COMMAND)
+            .value_name("COMMAND")
+            .value_parser(clap::value_parser!(OsString))
+            .num_args(1..)
+            .last(true)
+            .help("Start this command, trace it and what it starts until it ends, and return its exit status")
+    });
     command
+        .args(traced)
         .disable_help_flag(true)
         .arg(
             Arg::new("help")
@@ -264,6 +281,7 @@ impl Filter {
             && self.comm.is_none()
             && self.cgroup.is_empty()
             && self.container.is_empty()
+            && !command::is_given()
     }
 
     /// The system-wide errors of this filter: a list that is too long.
@@ -298,7 +316,9 @@ macro_rules! set_filter {
             to.cgroup_level[i] = cgroup.level;
         }
         to.cgroups = (from.cgroup.len() + from.container.len()) as u32;
-        to.own_tgid = std::process::id();
+        to.own_tgid = $crate::names::own_pid();
+        to.pidns = $crate::names::pid_namespace().unwrap_or(0);
+        to.follow = if $crate::command::is_given() { to.own_tgid } else { 0 };
     }};
 }
 

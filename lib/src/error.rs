@@ -66,6 +66,16 @@ pub enum Error {
         /// The error.
         error: io::Error,
     },
+    /// The command that was to be traced can't be started. The exit status is that of shells.
+    #[error("{name}: {error}")]
+    Command {
+        /// Its first word.
+        name: String,
+        /// What is wrong with it.
+        error: &'static str,
+        /// 127: it is not found; 126: it can't be executed.
+        status: u8,
+    },
     /// The reader of stdout has gone. Exit status 0.
     #[error("nobody reads the output any more")]
     ClosedPipe,

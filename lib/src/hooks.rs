@@ -9,13 +9,20 @@ use std::collections::BTreeMap;
 use libbpf_rs::OpenObject;
 
 use crate::Error;
+use crate::command;
 use crate::kernel::Kernel;
+use crate::session;
 
 /// The ways, best first: cheaper and surer before dearer.
 const WAYS: [&str; 8] = ["tp_btf", "raw_tp", "tp", "fentry", "fexit", "kprobe", "kretprobe", "perf_event"];
 
 /// A way forced on every hook that has it, to test it: `KSCOPE_WAY=kprobe`.
 const FORCE_WAY: &str = "KSCOPE_WAY";
+
+/// The hooks of bpf/follow.bpf.h, for a command and what it starts.
+const FOLLOW: &str = "follow_";
+/// So many processes of a command at a time are followed.
+const FOLLOWED_MAX: u32 = 16_384;
 
 /// Which hooks a tool needs, and how it prefers them.
 #[derive(Debug, Default)]
@@ -101,7 +108,8 @@ impl Hooks {
         let mut chosen = Vec::new();
         let mut missing = Vec::new();
         for (hook, mut ways) in groups {
-            if self.unwanted.contains(&hook.as_str()) {
+            let follows = hook.starts_with(FOLLOW);
+            if self.unwanted.contains(&hook.as_str()) || follows && !command::is_given() {
                 continue;
             }
             ways.sort();
@@ -141,6 +149,9 @@ impl Hooks {
         for mut program in object.progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
             program.set_autoload(chosen.iter().any(|(_, chosen)| *chosen == name));
+        }
+        if command::is_given() {
+            session::set_max_entries(object, "followed", FOLLOWED_MAX)?;
         }
         Ok(taken)
     }

@@ -2,6 +2,7 @@
 //! What the tools of kscope share in user space. `docs/adding-a-tool.md` shows how a tool uses it.
 
 pub mod cli;
+pub mod command;
 pub mod escape;
 pub mod hist;
 pub mod hooks;

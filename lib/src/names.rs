@@ -173,14 +173,23 @@ const CONTAINER_PREFIX: usize = 4;
 /// So many of several matches are named.
 const MATCHES_SHOWN: usize = 3;
 
-fn namespace(kind: &str) -> Option<u64> {
-    fs::metadata(Path::new("/proc/self/ns").join(kind)).ok().map(|meta| meta.ino())
+/// Whether this process sees cgroups as they are, and not from the root of a namespace.
+fn sees_whole_hierarchy() -> bool {
+    fs::metadata("/proc/self/ns/cgroup").map_or(true, |meta| meta.ino() == FIRST_CGROUP_NAMESPACE)
 }
 
-/// The pid namespace that this process runs in, in which processes have numbers of their own; none in the first one.
+/// The number that /proc knows this process by: there, users and tools look numbers up.
+pub fn own_pid() -> u32 {
+    let link = fs::read_link("/proc/self").ok();
+    link.and_then(|link| link.to_str()?.parse().ok()).unwrap_or_else(std::process::id)
+}
+
+/// The pid namespace whose numbers /proc has, which is that of this process unless it is new and /proc is not; none
+/// for the first one, whose numbers are the kernel's own.
 pub fn pid_namespace() -> Option<u32> {
-    let inode = namespace("pid").filter(|inode| *inode != FIRST_PID_NAMESPACE)?;
-    u32::try_from(inode).ok()
+    let of = if own_pid() == std::process::id() { "self" } else { "1" };
+    let inode = fs::metadata(format!("/proc/{of}/ns/pid")).ok()?.ino();
+    u32::try_from(inode).ok().filter(|_| inode != FIRST_PID_NAMESPACE)
 }
 
 impl Cgroup {
@@ -376,8 +385,8 @@ impl Mount {
         let below = real.strip_prefix(&self.point).map_or(0, |below| below.components().count());
         // A container sees a part of the hierarchy mounted: the mount's own depth counts too.
         let above = Path::new(&self.root).components().count().saturating_sub(1);
-        let is_first = namespace("cgroup").is_none_or(|inode| inode == FIRST_CGROUP_NAMESPACE);
-        let level = u32::try_from(below + above).ok().filter(|_| is_first).unwrap_or(UNKNOWN_LEVEL);
+        let level =
+            u32::try_from(below + above).ok().filter(|_| sees_whole_hierarchy()).unwrap_or(UNKNOWN_LEVEL);
         Ok(Cgroup { id, level, controllers: self.controllers.clone(), path: real.into() })
     }
 

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! stdout: rows as a table or as JSON lines, buffered, flushed per batch.
 
+use std::fs::File;
+use std::fs::OpenOptions;
 use std::io;
 use std::io::BufWriter;
-use std::io::StdoutLock;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 
 use serde::Serialize;
 use tabled::builder::Builder;
@@ -29,7 +32,7 @@ use crate::time::Wall;
 
 /// Where a tool's data goes, and nothing else: banners and warnings belong on stderr.
 pub struct Out {
-    writer: BufWriter<StdoutLock<'static>>,
+    writer: BufWriter<Box<dyn Write>>,
     json: bool,
     no_header: bool,
     timestamps: Option<Timestamps>,
@@ -52,9 +55,13 @@ impl<R: Row> Columns<R> {
 }
 
 impl Out {
-    pub(crate) fn new(common: &Common, clock: Clock) -> Self {
-        Self {
-            writer: BufWriter::with_capacity(64 * 1024, io::stdout().lock()),
+    pub(crate) fn new(common: &Common, clock: Clock) -> Result<Self, Error> {
+        let to: Box<dyn Write> = match &common.output {
+            Some(path) => Box::new(new_file(path)?),
+            None => Box::new(io::stdout().lock()),
+        };
+        Ok(Self {
+            writer: BufWriter::with_capacity(64 * 1024, to),
             json: common.json,
             no_header: common.no_header,
             timestamps: common.timestamps,
@@ -64,7 +71,7 @@ impl Out {
             filtered: 0,
             exporter: None,
             is_due: true,
-        }
+        })
     }
 
     /// Export metrics, if somebody asked for some: what the kernel has counted up to now.
@@ -244,6 +251,12 @@ impl Out {
             },
         };
     }
+}
+
+/// A file of one's own, which was not there before.
+fn new_file(path: &Path) -> Result<File, Error> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    file.map_err(|error| Error::System { what: format!("--output {}", path.display()), error })
 }
 
 /// Cells as lines, each column as wide as its widest cell.

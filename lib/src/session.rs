@@ -39,6 +39,8 @@ use crate::caps;
 use crate::cli::Buffer;
 use crate::cli::Common;
 use crate::cli::Interval;
+use crate::command;
+use crate::command::Waiting;
 use crate::hooks::Taken;
 use crate::json::SCHEMA_VERSION;
 use crate::kernel;
@@ -221,22 +223,29 @@ struct Watch {
     deadline: Option<Instant>,
     dry_run: bool,
     reader_gone: bool,
+    /// A command that is to be let go.
+    command: Option<Waiting>,
+    /// What tells that it has ended, and whether it has.
+    ended: Option<(OwnedFd, bool)>,
 }
 
 const RING: u64 = 0;
 const STDOUT: u64 = 1;
 const METRICS: u64 = 2;
+const COMMAND: u64 = 3;
 
 impl Watch {
-    fn new(common: &Common, began: Instant) -> Result<Self, Error> {
+    fn new(common: &Common, began: Instant, command: Option<Waiting>) -> Result<Self, Error> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(Error::system("epoll"))?;
         // Errors alone are waited for: the reader of a pipe that goes away. A file can't be watched.
-        match epoll.add(io::stdout(), EpollEvent::new(EpollFlags::empty(), STDOUT)) {
+        let stdout = common.output.is_none().then(io::stdout);
+        let watch = |stdout| epoll.add(stdout, EpollEvent::new(EpollFlags::empty(), STDOUT));
+        match stdout.map_or(Ok(()), watch) {
             Ok(()) | Err(nix::errno::Errno::EPERM) => (),
             Err(error) => return Err(Error::system("watching stdout")(error)),
         }
         let deadline = common.duration.map(|time| began + time);
-        Ok(Self { epoll, deadline, dry_run: common.dry_run, reader_gone: false })
+        Ok(Self { epoll, deadline, dry_run: common.dry_run, reader_gone: false, command, ended: None })
     }
 
     /// Wake up when the kernel says so, which it does at a fill level, and not whenever there is data.
@@ -255,18 +264,31 @@ impl Watch {
         self.dry_run
             || self.reader_gone
             || signals::stopped()
+            || self.ended.as_ref().is_some_and(|(_, has_ended)| *has_ended)
             || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     /// Wait for at most `time`.
     fn wait(&mut self, time: Duration) -> Result<(), Error> {
+        if let Some(command) = self.command.take() {
+            let pidfd = command.release()?;
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, COMMAND);
+            self.epoll.add(&pidfd, event).map_err(Error::system("watching the command"))?;
+            self.ended = Some((pidfd, false));
+        }
         let left = self.deadline.map_or(time, |d| time.min(d.saturating_duration_since(Instant::now())));
         // Rounded up: a wait that is too short by a fraction would turn into a spin.
         let ms = u16::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
-        let mut events = [EpollEvent::empty(); 3];
+        let mut events = [EpollEvent::empty(); 4];
         match self.epoll.wait(&mut events, EpollTimeout::from(ms)) {
             Ok(n) => {
-                self.reader_gone = events[..n].iter().any(|event| event.data() == STDOUT);
+                let has = |source| events[..n].iter().any(|event| event.data() == source);
+                self.reader_gone = has(STDOUT);
+                if has(COMMAND)
+                    && let Some((_, has_ended)) = &mut self.ended
+                {
+                    *has_ended = true;
+                }
                 Ok(())
             }
             // A signal, or a stop and a continuation.
@@ -377,9 +399,10 @@ impl Session {
                 links.push(program.attach().map_err(bpf_error(format!("attaching {name}")))?);
             }
         }
+        let command = if common.dry_run { None } else { command::fork()? };
         caps::give_up(keep, || counters.as_ref().is_none_or(|counters| counters.read().is_ok()))?;
 
-        let mut out = Out::new(common, clock);
+        let mut out = Out::new(common, clock)?;
         taken.notes.iter().for_each(|note| say(&format!("{tool}: note: {note}")));
         if common.verbose {
             taken.hooks.iter().for_each(|(hook, way)| say(&format!("{tool}: hook {hook}: {way}")));
@@ -394,7 +417,8 @@ impl Session {
         }
         let began = Instant::now();
         let losses = Losses { tool, counters, programs, reported: 0, next: began + REPORT };
-        Ok(Self { out, links, watch: Watch::new(common, began)?, losses, began, strict: common.strict })
+        let watch = Watch::new(common, began, command)?;
+        Ok(Self { out, links, watch, losses, began, strict: common.strict })
     }
 
     /// Export metrics from now on: those that the tool's [`Session::intervals`] gives to [`Out::export`], and the

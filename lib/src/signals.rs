@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! SIGINT and SIGTERM: the first asks the tool to finish, the second ends it at once.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicI32;
 use std::sync::atomic::Ordering;
 
@@ -13,7 +14,12 @@ use nix::sys::signal::sigaction;
 
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
 
-extern "C" fn on_signal(signal: libc::c_int) {
+/// Whether another process sent it, and not the terminal.
+static WAS_SENT: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: with SA_SIGINFO the kernel passes a valid one.
+    WAS_SENT.store(unsafe { (*info).si_code } <= 0, Ordering::Relaxed);
     if RECEIVED.swap(signal, Ordering::Relaxed) != 0 {
         // SAFETY: _exit may be called in a signal handler.
         unsafe { libc::_exit(128 + signal) };
@@ -23,9 +29,9 @@ extern "C" fn on_signal(signal: libc::c_int) {
 /// Catch SIGINT and SIGTERM from now on.
 pub(crate) fn catch() -> nix::Result<()> {
     // Without SA_RESTART a wait ends when the signal comes.
-    let action = SigAction::new(SigHandler::Handler(on_signal), SaFlags::empty(), SigSet::empty());
+    let action = SigAction::new(SigHandler::SigAction(on_signal), SaFlags::SA_SIGINFO, SigSet::empty());
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        // SAFETY: the handler touches an atomic and calls _exit, nothing else.
+        // SAFETY: the handler touches atomics and calls _exit, nothing else.
         unsafe { sigaction(signal, &action) }?;
     }
     Ok(())
@@ -34,4 +40,9 @@ pub(crate) fn catch() -> nix::Result<()> {
 /// Whether the user asked the tool to finish.
 pub fn stopped() -> bool {
     RECEIVED.load(Ordering::Relaxed) != 0
+}
+
+/// The signal that ended the tool, if the command that it started has not got it too, as it has from the terminal.
+pub(crate) fn to_pass_on() -> Option<Signal> {
+    Signal::try_from(RECEIVED.load(Ordering::Relaxed)).ok().filter(|_| WAS_SENT.load(Ordering::Relaxed))
 }

@@ -70,6 +70,9 @@ impl Symbols {
 
     /// Symbols of addresses in a process.
     pub fn process(&mut self, pid: u32, addresses: &[u64]) -> Vec<Symbol> {
+        if pid == 0 {
+            return vec![Symbol::unknown("the process is outside of this pid namespace"); addresses.len()];
+        }
         if !fs::exists(format!("/proc/{pid}/maps")).unwrap_or(false) {
             return vec![Symbol::unknown("the process has ended"); addresses.len()];
         }

@@ -13,6 +13,7 @@ use clap::error::ErrorKind;
 use crate::Error;
 use crate::cli;
 use crate::cli::Common;
+use crate::command;
 use crate::escape::escape;
 use crate::json;
 use crate::row::RowInfo;
@@ -82,10 +83,11 @@ impl Tool {
             Err(error) => return clap_exit(self.name, &error),
         };
         match (self.run)(self, &matches) {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(()) => command::end().unwrap_or(ExitCode::SUCCESS),
             Err(error) => {
                 let status = match error.downcast_ref::<Error>() {
-                    Some(Error::ClosedPipe) => return ExitCode::SUCCESS,
+                    Some(Error::ClosedPipe) => return command::end().unwrap_or(ExitCode::SUCCESS),
+                    Some(Error::Command { status, .. }) => *status,
                     Some(Error::Usage(_)) => 2,
                     Some(Error::Lost(_)) => 3,
                     _ => 1,
@@ -103,6 +105,9 @@ fn run<T: Trace>(tool: &Tool, matches: &clap::ArgMatches) -> anyhow::Result<()> 
         let mut stdout = io::stdout().lock();
         let schema = json::schema(tool.name, &tool.rows());
         return json::write_line(&mut stdout, &schema).map_err(|e| Error::output(e).into());
+    }
+    if let Ok(Some(words)) = matches.try_get_many::<OsString>(cli::COMMAND) {
+        command::give(words.cloned().collect())?;
     }
     signals::catch().map_err(Error::system("catching signals"))?;
     args.run()

@@ -21,6 +21,13 @@ impl Run {
         Self { name: tool.into(), ..Self::kscope([tool]) }
     }
 
+    /// Another program, which is run as the tools are.
+    pub fn program(path: &str) -> Self {
+        let mut command = Command::new(path);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self { name: path.into(), command }
+    }
+
     /// `kscope` with these arguments.
     pub fn kscope<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Self {
         let mut command = Command::new(programs::kscope());

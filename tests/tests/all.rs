@@ -820,3 +820,180 @@ fn cgroups_are_a_column_on_request() {
         }
     }
 }
+
+/// Tools that trace a command.
+fn each_tool_with_command() -> impl Iterator<Item = &'static str> {
+    each_tool().filter(|tool| help(tool).contains("COMMAND"))
+}
+
+/// A shell's script behind `--`.
+fn sh(script: &str) -> [&str; 4] {
+    ["--", "/bin/sh", "-c", script]
+}
+
+#[test]
+fn a_command_gives_its_exit_status() {
+    let dir = TempDir::new().unwrap();
+    for tool in each_tool_with_command() {
+        for (script, code) in [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 128 + 9), ("exit 255", 255)] {
+            let ended = Run::new(tool).args(["--json"]).args(sh(script)).output();
+            assert_eq!(ended.code(), code, "{script}: {ended:?}");
+            assert!(ended.stdout().lines().last().unwrap().contains("\"footer\""), "{ended:?}");
+        }
+        let not_executable = dir.path().join("file");
+        fs::write(&not_executable, "").unwrap();
+        for (command, code) in [
+            ("kscope-no-such-command", 127),
+            ("/no/such/command", 127),
+            (not_executable.to_str().unwrap(), 126),
+        ] {
+            let ended = Run::new(tool).args(["--", command]).output();
+            assert!(ended.refusal(code).contains(command), "{ended:?}");
+        }
+        // What keeps the tool from tracing keeps the command from running.
+        let marker = dir.path().join(tool);
+        let script = format!("> {}", marker.display());
+        let nobody = Who::new(Who::NOBODY, &[]);
+        Run::new(tool).args(sh(&script)).by(&nobody).output().refusal(1);
+        Run::new(tool).args(["--pid=x"]).args(sh(&script)).output().refusal(2);
+        let ended = Run::new(tool).args(["--dry-run"]).args(sh(&script)).output();
+        assert_eq!(ended.code(), 0, "{ended:?}");
+        assert!(!marker.exists(), "{tool} started a command that it does not trace");
+    }
+}
+
+#[test]
+fn a_command_has_the_terminal_and_the_tool_a_file() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = TempDir::new().unwrap();
+    for tool in each_tool_with_command() {
+        let file = dir.path().join(tool);
+        let output = ["--json", "--output", file.to_str().unwrap()];
+        let ended = Run::new(tool).args(output).args(sh("cat; echo out; echo err >&2")).output();
+        assert_eq!((ended.stdout(), ended.code()), ("out\n", 0), "{ended:?}");
+        assert!(ended.stderr.lines().any(|line| line == "err"), "{ended:?}");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
+        let text = fs::read_to_string(&file).unwrap();
+        let schema = Schema::of(tool);
+        text.lines().for_each(|line| schema.check(line));
+        // What is there already is left alone.
+        let ended = Run::new(tool).args(output).args(sh("echo out")).output();
+        assert!(ended.refusal(1).contains(file.to_str().unwrap()), "{ended:?}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), text);
+    }
+}
+
+#[test]
+fn a_command_runs_as_whoever_ran_the_tool() {
+    let script = "grep -E '^(Uid|Gid|Cap|NoNewPrivs|SigBlk)' /proc/self/status";
+    let enough = Who::new(Who::NOBODY, &[Capability::CAP_BPF, Capability::CAP_PERFMON]);
+    for tool in each_tool_with_command() {
+        for who in [None, Some(&enough)] {
+            let by = |run: Run| if let Some(who) = who { run.by(who) } else { run };
+            let traced = by(Run::new(tool).args(sh(script))).output();
+            let alone = by(Run::program("/bin/sh").args(["-c", script])).output();
+            // The tool's own lines are around it.
+            assert!(traced.stdout().contains(alone.stdout()), "{tool} by {who:?}: {alone:?} {traced:?}");
+        }
+    }
+}
+
+#[test]
+fn a_command_and_what_it_starts_are_traced_and_nothing_else() {
+    let dir = TempDir::new().unwrap();
+    let marker = dir.path().join("marker");
+    fs::write(&marker, "").unwrap();
+    // Children, one whose parent ends before it, and a program that takes the place of the first.
+    let script = format!(
+        "/bin/cat {0}; (/bin/cat {0}; (/bin/cat {0}; /bin/sleep 0.05; /bin/cat {0}) & ); /bin/sleep 0.3; exec /bin/cat {0}",
+        marker.display()
+    );
+    let busy = Busy::new();
+    for tool in each_tool_with_command().filter(|tool| has_option(tool, "--buffer")) {
+        let file = dir.path().join(tool);
+        let output = ["--json", "--output", file.to_str().unwrap()];
+        let ended = Run::new(tool).args(output).args(sh(&script)).output();
+        assert_eq!(ended.code(), 0, "{ended:?}");
+        let text = fs::read_to_string(&file).unwrap();
+        let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let events = &events[1..events.len() - 1];
+        let comm = |event: &Value| event["comm"].as_str().unwrap_or("cat").to_string();
+        for event in events {
+            assert!(["sh", "cat", "sleep"].contains(&comm(event).as_str()), "{tool}: {event}");
+        }
+        let path = marker.to_str().unwrap();
+        let of_marker = |event: &&Value| event["path"] == path || event["args"][1] == path;
+        if ["opensnoop", "execsnoop"].contains(&tool) {
+            let cats = events.iter().filter(of_marker).filter(|event| comm(event) == "cat").count();
+            assert_eq!(cats, 5, "{tool}: {events:#?}");
+        }
+    }
+    drop(busy);
+}
+
+#[test]
+fn a_signal_ends_the_command_too() {
+    let dir = TempDir::new().unwrap();
+    let started = dir.path().join("started");
+    for tool in each_tool_with_command() {
+        for signal in [Signal::SIGTERM, Signal::SIGINT] {
+            let script = format!(": > {}; exec sleep 1000", started.display());
+            let tracer = Run::new(tool).args(sh(&script)).text();
+            wait_until("the command to run", || fs::remove_file(&started).ok());
+            tracer.signal(signal);
+            assert_eq!(tracer.ended().code(), 128 + signal as i32, "{tool} {signal}");
+        }
+        // --duration ends the tracing, and not the command.
+        let ended = Run::new(tool).args(["--duration=10ms"]).args(sh("sleep 0.2; exit 5")).output();
+        assert_eq!(ended.code(), 5, "{ended:?}");
+    }
+}
+
+#[test]
+fn pids_are_those_of_the_own_namespace() {
+    if std::process::Command::new("unshare").arg("--help").output().is_err() {
+        return kscope_tests::say_untested("pid namespaces", "there is no unshare");
+    }
+    let dir = TempDir::new().unwrap();
+    let kscope = kscope_tests::programs::kscope();
+    for tool in each_tool().filter(|tool| ["opensnoop", "execsnoop"].contains(tool)) {
+        let file = dir.path().join(tool);
+        // The shell is process 1 there, and has another number outside.
+        let script = format!(
+            "{kscope} {tool} --json --output {file} --pid 999,1 & k=$!
+             until [ -s {file} ]; do kill -0 $k || exit 1; done
+             cat {marker} >/dev/null; : < {marker}
+             kill -INT $k; wait $k; exec /bin/true {marker}",
+            kscope = kscope.display(),
+            file = file.display(),
+            marker = dir.path().display(),
+        );
+        let unshare = ["--pid", "--fork", "--mount-proc", "sh", "-c", &script];
+        let ended = Run::program("unshare").args(unshare).output();
+        assert_eq!(ended.code(), 0, "{ended:?}");
+        let text = fs::read_to_string(&file).unwrap();
+        let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let events = &events[1..events.len() - 1];
+        assert!(events.iter().all(|event| event["pid"] == 1), "{tool}: {text}");
+        if tool == "opensnoop" {
+            let marker = events.iter().filter(|event| event["path"] == dir.path().to_str().unwrap());
+            assert_eq!(marker.count(), 1, "{text}");
+        }
+        fs::remove_file(&file).unwrap();
+
+        // A command is followed there too, and its number is its own.
+        let script = format!(
+            "{} {tool} --json --output {} -- sh -c 'echo $$; exec cat /dev/null'; : < /dev/null",
+            kscope.display(),
+            file.display()
+        );
+        let unshare = ["--pid", "--fork", "--mount-proc", "sh", "-c", &script];
+        let ended = Run::program("unshare").args(unshare).output();
+        let pid: u64 = ended.stdout().trim().parse().unwrap();
+        let text = fs::read_to_string(&file).unwrap();
+        let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let events = &events[1..events.len() - 1];
+        assert!(!events.is_empty() && events.iter().all(|event| event["pid"] == pid), "{pid}: {text}");
+        assert!(pid < 100, "{pid}");
+    }
+}

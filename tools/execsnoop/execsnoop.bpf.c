@@ -44,7 +44,7 @@ static __always_inline struct execsnoop_scratch *new_event(void)
 		return NULL;
 	__builtin_memset(&s->event, 0, sizeof(s->event));
 	s->event.time_ns = bpf_ktime_get_boot_ns();
-	s->event.tgid = bpf_get_current_pid_tgid() >> 32;
+	s->event.tgid = current_pids() >> 32;
 	if (want_uid)
 		s->event.uid = bpf_get_current_uid_gid();
 	if (want_cgroup)
@@ -90,7 +90,7 @@ static __always_inline int on_exec(bool btf, struct task_struct *task, const cha
 	s = new_event();
 	if (!s)
 		return 0;
-	s->event.ppid = btf ? task->real_parent->tgid : BPF_CORE_READ(task, real_parent, tgid);
+	s->event.ppid = task_pids(btf, FIELD(btf, task, real_parent)) >> 32;
 	s->event.compat = !!SYSCALL_IS_COMPAT();
 	mm = FIELD(btf, task, mm);
 	start = FIELD(btf, mm, arg_start);
@@ -196,7 +196,7 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 	if (!s)
 		return 0;
 	task = (struct task_struct *)bpf_get_current_task();
-	s->event.ppid = BPF_CORE_READ(task, real_parent, tgid);
+	s->event.ppid = task_pids(false, BPF_CORE_READ(task, real_parent)) >> 32;
 	s->event.ret = ret;
 	s->event.compat = compat;
 	name = at ? SYSCALL_ARG2(btf, regs, compat) : SYSCALL_ARG1(btf, regs, compat);

@@ -80,7 +80,7 @@ static __always_inline struct opensnoop_scratch *new_event(enum opensnoop_kind k
 	__builtin_memset(event, 0, sizeof(*event));
 	event->kind = kind;
 	event->time_ns = bpf_ktime_get_boot_ns();
-	pid_tgid = bpf_get_current_pid_tgid();
+	pid_tgid = current_pids();
 	event->tgid = pid_tgid >> 32;
 	event->tid = pid_tgid;
 	if (want_uid)

@@ -21,6 +21,7 @@ use kscope::cli::Common;
 use kscope::cli::Filter;
 use kscope::cli::Interval;
 use kscope::cli::Metrics;
+use kscope::command;
 use kscope::escape::c_bytes;
 use kscope::maps;
 use kscope::metrics::Exporter;
@@ -79,7 +80,7 @@ struct Sampleip {
     #[arg(long, value_name = "COUNT", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     entries: u32,
     /// How long to sample: seconds, or with a unit as in 500ms, 10s [default: 5; with
-    /// --metrics-listen until Ctrl-C]
+    /// --metrics-listen until Ctrl-C, with a command until it ends]
     #[arg(value_name = "DURATION", value_parser = cli::duration, conflicts_with = "duration")]
     time: Option<Duration>,
     #[command(flatten)]
@@ -263,7 +264,8 @@ impl Trace for Sampleip {
     }
 
     fn run(mut self) -> anyhow::Result<()> {
-        let default = (!self.metrics.is_listening()).then_some(DEFAULT_DURATION);
+        let is_endless = self.metrics.is_listening() || command::is_given();
+        let default = (!is_endless).then_some(DEFAULT_DURATION);
         self.common.duration = self.time.or(self.common.duration).or(default);
         let exporter = self.metrics.open(Self::NAME)?;
         let cpus = self.cpus()?;
@@ -377,21 +379,23 @@ impl Sampleip {
     fn rows_of(&self, entries: &[(Key, Entry)]) -> Vec<Sampled> {
         let total: u64 = entries.iter().map(|(_, entry)| entry.samples).sum();
         // One question to the symboliser for each process: it reads a process's maps once for all.
-        let mut spaces: BTreeMap<u32, Vec<&(Key, Entry)>> = BTreeMap::new();
-        entries.iter().for_each(|entry| spaces.entry(entry.0.tgid).or_default().push(entry));
+        let mut spaces: BTreeMap<Option<u32>, Vec<&(Key, Entry)>> = BTreeMap::new();
+        entries.iter().for_each(|entry| spaces.entry(process(&entry.0)).or_default().push(entry));
         let mut symbols = Symbols::new();
         let mut rows = Vec::with_capacity(entries.len());
-        for (tgid, entries) in spaces {
+        for (process, entries) in spaces {
             let addresses: Vec<u64> = entries.iter().map(|(key, _)| key.ip).collect();
-            let found =
-                if tgid == 0 { symbols.kernel(&addresses) } else { symbols.process(tgid, &addresses) };
+            let found = match process {
+                None => symbols.kernel(&addresses),
+                Some(pid) => symbols.process(pid, &addresses),
+            };
             for ((key, entry), symbol) in entries.into_iter().zip(found) {
                 rows.push(Sampled {
                     address: key.ip,
                     name: symbol.name,
                     module: symbol.module,
                     offset: symbol.offset,
-                    process: (tgid != 0).then(|| (tgid, c_bytes(&entry.comm).to_vec())),
+                    process: process.map(|pid| (pid, c_bytes(&entry.comm).to_vec())),
                     samples: entry.samples,
                     percent: 0.0,
                     by_symbol: self.by_symbol,
@@ -404,6 +408,11 @@ impl Sampleip {
         }
         rows
     }
+}
+
+/// Whose address it is; nobody's, if it is the kernel's, which has the upper half of the address space.
+fn process(key: &Key) -> Option<u32> {
+    (key.ip.cast_signed() >= 0).then_some(key.tgid)
 }
 
 /// One row for each function of each process; what has no name is one row a file, or by itself.

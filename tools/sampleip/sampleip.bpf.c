@@ -30,14 +30,13 @@ int sample(struct bpf_perf_event_data *ctx)
 {
 	struct sampleip_key key = {.ip = PT_REGS_IP(&ctx->regs)};
 	struct sampleip_value first = {.samples = 1}, *value;
-	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	bool kernel = is_kernel(key.ip);
 
 	if (!filter_current())
 		return 0;
 	count(GENERATED);
 	/* Thread 0 is the idle task of each CPU. */
-	if (!(__u32)pid_tgid) {
+	if (!(__u32)bpf_get_current_pid_tgid()) {
 		__sync_fetch_and_add(&totals.idle, 1);
 		if (!list_idle)
 			return 0;
@@ -49,7 +48,7 @@ int sample(struct bpf_perf_event_data *ctx)
 	if (!(kernel ? list_kernel : list_user))
 		return 0;
 	if (!kernel)
-		key.tgid = pid_tgid >> 32;
+		key.tgid = current_pids() >> 32;
 
 	value = bpf_map_lookup_elem(&addresses, &key);
 	if (!value) {
