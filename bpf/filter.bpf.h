@@ -85,11 +85,7 @@ static __always_inline bool filter_task_cgroup(struct task_struct *task)
 /* For a task that need not be the running one. */
 static __always_inline bool filter_task(bool btf, struct task_struct *task)
 {
-	__u32 tgid = FIELD(btf, task, tgid);
-
-	if (tgid == filter.own_tgid || !filter_list(filter.tgid, filter.tgids, tgid))
-		return false;
-	if (filter.tids && !filter_list(filter.tid, filter.tids, FIELD(btf, task, pid)))
+	if (!filter_pids(task_pids(btf, task)) || !filter_command(FIELD(btf, task, tgid)))
 		return false;
 	if (filter.uids &&
 	    !filter_list(filter.uid, filter.uids,
