@@ -73,7 +73,10 @@ impl Symbols {
         if pid == 0 {
             return vec![Symbol::unknown("the process is outside of this pid namespace"); addresses.len()];
         }
-        if !fs::exists(format!("/proc/{pid}/maps")).unwrap_or(false) {
+        // One that nobody has waited for yet has an empty list.
+        if fs::read(format!("/proc/{pid}/maps")).is_ok_and(|maps| maps.is_empty())
+            || !fs::exists(format!("/proc/{pid}/maps")).unwrap_or(false)
+        {
             return vec![Symbol::unknown("the process has ended"); addresses.len()];
         }
         let mut symbols = self.find(&Source::Process(Process::new(Pid::from(pid))), addresses);
