@@ -20,6 +20,7 @@ use crate::names::Cgroup;
 /// The most entries of one filter's list: `KSCOPE_FILTER_MAX` in bpf/filter.bpf.h.
 pub const FILTER_MAX: usize = 32;
 const COMM_MAX: usize = 15;
+const FILTERS: &str = "Filters: a list is separated by commas";
 /// The argument behind `--`, of every tool with [`Filter`].
 pub(crate) const COMMAND: &str = "command";
 
@@ -79,7 +80,7 @@ pub struct Buffer {
 
 /// Which tasks to trace.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Filters: a list is separated by commas")]
+#[command(next_help_heading = FILTERS)]
 pub struct Filter {
     /// Trace these processes only
     #[arg(short, long = "pid", value_name = "PID", value_delimiter = ',', value_parser = id)]
@@ -233,6 +234,7 @@ pub(crate) fn prepare(command: Command) -> Command {
             .value_parser(clap::value_parser!(OsString))
             .num_args(1..)
             .last(true)
+            .help_heading(FILTERS)
             .help("Start this command, trace it and what it starts until it ends, and return its exit status")
     });
     command
