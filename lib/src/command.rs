@@ -154,12 +154,20 @@ impl Waiting {
 
 /// Wait for the command's end, where one was started, and give its exit status.
 pub(crate) fn end() -> Option<ExitCode> {
-    let mut child = state().child.take()?;
+    let Some(mut child) = state().child.take() else {
+        // A signal came before it could run: that is no success.
+        let signal = signals::received().filter(|_| is_given())?;
+        return Some(exit_code(SIGNALLED + signal as i32));
+    };
     if let Some(signal) = signals::to_pass_on() {
         // It may have ended by itself.
         _ = kill(Pid::from_raw(child.id().cast_signed()), signal);
     }
     let status = child.wait().unwrap_or_else(|_| ExitStatus::from_raw(0));
     let code = status.code().unwrap_or_else(|| SIGNALLED + status.signal().unwrap_or_default());
-    Some(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
+    Some(exit_code(code))
+}
+
+fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }

@@ -265,7 +265,8 @@ impl Watch {
             || self.reader_gone
             || signals::stopped()
             || self.ended.as_ref().is_some_and(|(_, has_ended)| *has_ended)
-            || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+            // A command is let go however short the time is.
+            || self.command.is_none() && self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     /// Wait for at most `time`.

@@ -42,7 +42,12 @@ pub fn stopped() -> bool {
     RECEIVED.load(Ordering::Relaxed) != 0
 }
 
-/// The signal that ended the tool, if the command that it started has not got it too, as it has from the terminal.
+/// The signal that asked the tool to finish.
+pub(crate) fn received() -> Option<Signal> {
+    Signal::try_from(RECEIVED.load(Ordering::Relaxed)).ok()
+}
+
+/// That signal, if the command that the tool started has not got it too, as it has from the terminal.
 pub(crate) fn to_pass_on() -> Option<Signal> {
-    Signal::try_from(RECEIVED.load(Ordering::Relaxed)).ok().filter(|_| WAS_SENT.load(Ordering::Relaxed))
+    received().filter(|_| WAS_SENT.load(Ordering::Relaxed))
 }
