@@ -112,10 +112,23 @@ impl Workload {
     /// # Panics
     /// If it fails.
     pub fn finish(mut self) -> Vec<Value> {
+        let actions = self.act();
+        drop(self.stdin.take());
+        let status = exit_status(&self.name, &mut self.child);
+        assert!(status.success(), "{}: {status}", self.name);
+        actions
+    }
+
+    /// Wait until it has done everything: its actions. It stays until it is dropped. Lets it act, if that was not
+    /// done.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn act(&mut self) -> Vec<Value> {
         if !self.gone {
             self.go();
         }
-        let stdout = self.stdout.take().expect("a workload ends once");
+        let stdout = self.stdout.as_ref().expect("a workload that runs");
         let mut actions = Vec::new();
         for n in 1.. {
             let Some(line) = stdout.line(n) else {
@@ -129,9 +142,6 @@ impl Workload {
             }
             actions.push(value);
         }
-        drop(self.stdin.take());
-        let status = exit_status(&self.name, &mut self.child);
-        assert!(status.success(), "{}: {status}", self.name);
         actions
     }
 }

@@ -266,7 +266,7 @@ impl Trace for Biolatency {
                 print(out, &latency)?;
             }
             if !printed && !out.is_json() {
-                out.text("no block I/O\n")?;
+                out.text("no block I/O")?;
             }
             Ok(())
         })?;

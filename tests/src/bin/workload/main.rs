@@ -22,6 +22,7 @@ mod open;
 mod open_loop;
 mod open_plan;
 mod protocol;
+mod runq;
 mod uring;
 
 use std::process::ExitCode;
@@ -38,6 +39,7 @@ const USAGE: &str = "usage: workload open --dir DIR WAY...
        workload io --path FILE_OR_DEVICE --count N --bs BYTES --mode read|write|discard|flush
        workload syscalls --seconds S --cpu C
        workload burn --seconds S --cpu C
+       workload runq --cpu C --count N [--namespace pid]
        workload comm HEX
        workload noop ...";
 
@@ -65,6 +67,7 @@ fn run(subcommand: &str, args: Args) -> Result<()> {
         "io" => io::run(args),
         "syscalls" => cpu::syscalls(args),
         "burn" => cpu::burn(args),
+        "runq" => runq::run(args),
         "comm" => comm::run(args),
         _ => bail!("unknown subcommand {subcommand:?}\n{USAGE}"),
     }

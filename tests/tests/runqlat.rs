@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! runqlat against the oracle: how often and how long the kernel itself says that each thread has waited.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use kscope_tests::cgroup::Cgroup;
+use kscope_tests::scale::times;
+use kscope_tests::{Finished, Run, Tracer, Who, Workload, say_untested};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// The kernel takes its times a little before those of its tracepoints, at either end of a wait.
+const TOLERANCE: f64 = 1.25;
+
+fn runqlat(args: &[&str]) -> Run {
+    Run::new("runqlat").args(args)
+}
+
+/// Of one thread, by the workload.
+#[derive(Debug)]
+struct Thread {
+    name: String,
+    tid: u64,
+    waits: u64,
+    run_delay_us: Option<f64>,
+    /// All time in which it did not run.
+    most_us: f64,
+}
+
+/// The workload, ready to wait for the last processor.
+fn runq(count: usize) -> Workload {
+    Workload::start(["runq", "--cpu", &last_cpu(), "--count", &times(count).to_string()])
+}
+
+/// The first processor has most of the host's own work.
+fn last_cpu() -> String {
+    let online = fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+    online.trim().rsplit([',', '-']).next().unwrap().into()
+}
+
+/// Other tests' workloads would make this one's threads wait for very long.
+fn alone() -> MutexGuard<'static, ()> {
+    static CPU: Mutex<()> = Mutex::new(());
+    CPU.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn act(workload: &mut Workload) -> Vec<Thread> {
+    let thread = |row: &Value| {
+        let number = |key: &str| row[key].as_u64().unwrap();
+        Thread {
+            name: row["name"].as_str().unwrap().into(),
+            tid: number("tid"),
+            waits: number("waits"),
+            run_delay_us: row["run_delay_ns"].as_u64().map(|ns| ns as f64 / 1e3),
+            most_us: (number("elapsed_ns") - number("cpu_ns")) as f64 / 1e3,
+        }
+    };
+    let threads: Vec<_> = workload.act().iter().map(thread).collect();
+    let names: Vec<_> = threads.iter().map(|thread| thread.name.as_str()).collect();
+    assert_eq!(names, ["ping", "pong", "spin"]);
+    threads
+}
+
+/// What the tool said of one key, over all its intervals.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Sum {
+    comm: Option<String>,
+    count: u64,
+    total_us: f64,
+}
+
+/// All histograms, summed up by a key of theirs, each checked against itself.
+fn sums(finished: &Finished, key: &str) -> BTreeMap<Option<u64>, Sum> {
+    finished.check();
+    assert_eq!(finished.count("lost"), 0, "{finished:?}");
+    let mut sums = BTreeMap::<_, Sum>::new();
+    for row in finished.events() {
+        let count = row["count"].as_u64().unwrap();
+        let total_us = row["total_us"].as_f64().unwrap();
+        let buckets = row["buckets"].as_array().unwrap();
+        let sum = |of: &str| {
+            let of = |b: &Value| b[of].as_u64().unwrap() * b["count"].as_u64().unwrap();
+            buckets.iter().map(of).sum::<u64>() as f64
+        };
+        assert_eq!(count, buckets.iter().map(|b| b["count"].as_u64().unwrap()).sum::<u64>(), "{row}");
+        assert!(sum("from_us") <= total_us && total_us <= sum("to_us"), "{row}");
+        let sum = sums.entry(row[key].as_u64()).or_default();
+        sum.comm = row["comm"].as_str().map(String::from);
+        sum.count += count;
+        sum.total_us += total_us;
+    }
+    sums
+}
+
+/// Check what the tool said of a thread with what the kernel counted.
+fn assert_same(sum: Option<&Sum>, thread: &Thread) {
+    let sum = sum.unwrap_or_else(|| panic!("nothing about {thread:?}"));
+    assert_eq!(sum.count, thread.waits, "{sum:?} of {thread:?}");
+    assert!(sum.total_us <= thread.most_us, "{sum:?} of {thread:?}");
+    match thread.run_delay_us {
+        Some(delay) => {
+            let ratio = sum.total_us / delay;
+            assert!((1.0 / TOLERANCE..TOLERANCE).contains(&ratio), "{ratio}: {sum:?} of {thread:?}");
+        }
+        None => say_untested("runqlat against schedstat", "this kernel has no such file"),
+    }
+}
+
+fn pid_of(workload: &Workload) -> String {
+    workload.pid().to_string()
+}
+
+#[test]
+fn each_thread_s_waits_are_those_the_kernel_counts() {
+    let _cpu = alone();
+    let ways: [&[(&str, &str)]; 3] = [&[], &[("KSCOPE_TASKS", "hash")], &[("KSCOPE_WAY", "raw_tp")]];
+    for env in ways {
+        let mut workload = runq(20);
+        let run = env.iter().fold(runqlat(&["-L", "-p", &pid_of(&workload)]), |run, (k, v)| run.env(k, v));
+        let tracer = run.json();
+        let threads = act(&mut workload);
+        let finished = tracer.stop();
+        let sums = sums(&finished, "tid");
+        for thread in &threads {
+            assert_same(sums.get(&Some(thread.tid)), thread);
+            assert_eq!(sums[&Some(thread.tid)].comm.as_ref(), Some(&thread.name));
+        }
+        // The main thread, and no other.
+        assert_eq!(sums.len(), 4, "{sums:?}");
+        assert_eq!(sums[&Some(workload.pid().into())].comm.as_deref(), Some("workload"));
+        // Whoever ran when it began waits for nothing: the workload slept.
+        assert_eq!(finished.footer["dropped_by_cause"], serde_json::json!({}), "{}", finished.footer);
+        let way = env.iter().find_map(|(k, v)| (*k == "KSCOPE_WAY").then_some(*v)).unwrap_or("tp_btf");
+        let hooks = finished.header["hooks"].as_object().unwrap();
+        assert_eq!(hooks.len(), 3, "{hooks:?}");
+        assert!(hooks.values().all(|taken| taken.as_str().unwrap().starts_with(way)), "{hooks:?}");
+    }
+}
+
+#[test]
+fn keys_part_the_same_waits() {
+    let _cpu = alone();
+    let mut workload = runq(20);
+    let pid = pid_of(&workload);
+    let ns = fs::metadata(format!("/proc/{pid}/ns/pid")).unwrap().ino();
+    let run = |args: &[&str]| runqlat(args).args(["-p", &pid]).json();
+    let (all, processes, threads, both, namespaces) =
+        (run(&[]), run(&["-P"]), run(&["--tids"]), run(&["-P", "-L"]), run(&["--pidnss"]));
+    act(&mut workload);
+    let all = sums(&all.stop(), "pid");
+    let total = all[&None].count;
+    assert!(total > times(20) as u64, "{all:?}");
+    let processes = sums(&processes.stop(), "pid");
+    assert_eq!(processes.keys().collect::<Vec<_>>(), [&Some(workload.pid().into())]);
+    let process = &processes[&Some(workload.pid().into())];
+    // By the process's name, not by that of the thread that waited.
+    assert_eq!((process.count, process.comm.as_deref()), (total, Some("workload")));
+    let threads = sums(&threads.stop(), "tid");
+    assert_eq!(threads.len(), 4, "{threads:?}");
+    assert_eq!(threads.values().map(|sum| sum.count).sum::<u64>(), total);
+    let both = both.stop();
+    assert_eq!(sums(&both, "tid").keys().collect::<Vec<_>>(), threads.keys().collect::<Vec<_>>());
+    assert!(both.events().all(|row| row["pid"] == workload.pid()), "{both:?}");
+    let namespaces = sums(&namespaces.stop(), "pidns");
+    assert_eq!(namespaces.len(), 1, "{namespaces:?}");
+    assert_eq!(namespaces[&Some(ns)].count, total);
+}
+
+#[test]
+fn namespaces_are_those_of_the_waiting() {
+    let _cpu = alone();
+    let mut inside = Workload::start([
+        "runq",
+        "--cpu",
+        &last_cpu(),
+        "--count",
+        &times(20).to_string(),
+        "--namespace",
+        "pid",
+    ]);
+    let mut outside = runq(20);
+    let parent = inside.pid();
+    let child: u32 =
+        fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap().trim().parse().unwrap();
+    let ns = |pid: u32| fs::metadata(format!("/proc/{pid}/ns/pid")).unwrap().ino();
+    let (ns_inside, ns_outside) = (ns(child), ns(outside.pid()));
+    assert_ne!(ns_inside, ns_outside);
+    let tracer = runqlat(&["--pidnss", "-P", "-p", &format!("{child},{}", outside.pid())]).json();
+    inside.go();
+    outside.go();
+    act(&mut inside);
+    act(&mut outside);
+    let mut seen: Vec<_> =
+        tracer.stop().events().map(|row| (row["pid"].as_u64(), row["pidns"].as_u64())).collect();
+    seen.sort();
+    let mut expected =
+        vec![(Some(child.into()), Some(ns_inside)), (Some(outside.pid().into()), Some(ns_outside))];
+    expected.sort();
+    assert_eq!(seen, expected);
+}
+
+/// Two workloads that fight for one CPU, so that each is switched from and woken up beside the other: the tool,
+/// asked for one, has all of its waits, and none of the other's.
+fn only_one(args: impl Fn(&Workload) -> Vec<String>, mut wanted: Workload, mut other: Workload) {
+    let tracer = runqlat(&["-L", "-P"]).args(args(&wanted)).json();
+    wanted.go();
+    other.go();
+    let threads = act(&mut wanted);
+    act(&mut other);
+    let finished = tracer.stop();
+    let sums = sums(&finished, "tid");
+    threads.iter().for_each(|thread| assert_same(sums.get(&Some(thread.tid)), thread));
+    assert!(finished.events().all(|row| row["pid"] == wanted.pid()), "{finished:?}");
+}
+
+#[test]
+fn filters_are_for_the_task_that_waits() {
+    let _cpu = alone();
+    only_one(|wanted| vec![format!("--pid={}", wanted.pid())], runq(20), runq(20));
+
+    let nobody = Who::new(Who::NOBODY, &[]);
+    let by_nobody = Workload::start_by(&nobody, ["runq", "--cpu", &last_cpu(), "--count", "20"]);
+    only_one(|_| vec!["--uid=nobody".into()], by_nobody, runq(20));
+
+    for env in [None, Some("raw_tp")] {
+        let (above, beside) =
+            (Cgroup::new(format!("runqlat-{env:?}")), Cgroup::new(format!("runqlat-no-{env:?}")));
+        let below = above.child("below");
+        let (wanted, other) = (runq(20), runq(20));
+        below.add(wanted.pid());
+        beside.add(other.pid());
+        only_one(|_| vec!["-c".into(), above.path().to_str().unwrap().into()], wanted, other);
+    }
+}
+
+#[test]
+fn threads_are_filtered_by_number_and_name() {
+    let _cpu = alone();
+    let mut workload = runq(20);
+    let main = pid_of(&workload);
+    let by_tid = runqlat(&["-L", "--tid", &main]).json();
+    let by_comm = runqlat(&["-L", "-p", &main, "--comm", "pon"]).json();
+    let threads = act(&mut workload);
+    assert_eq!(sums(&by_tid.stop(), "tid").into_keys().collect::<Vec<_>>(), [Some(workload.pid().into())]);
+    let by_comm = sums(&by_comm.stop(), "tid");
+    let pong = &threads[1];
+    assert_eq!(by_comm.keys().collect::<Vec<_>>(), [&Some(pong.tid)]);
+    // Its first waits were before it had its name.
+    assert!(by_comm[&Some(pong.tid)].count <= pong.waits, "{by_comm:?} {pong:?}");
+}
+
+#[test]
+fn intervals_add_up() {
+    let _cpu = alone();
+    let (mut first, mut second) = (runq(20), runq(20));
+    let pids = format!("{},{}", first.pid(), second.pid());
+    let mut tracer = runqlat(&["-L", "-p", &pids, "0.05"]).json();
+    let mut threads = act(&mut first);
+    let spin = threads[2].tid;
+    tracer.wait_for(|row| row["tid"] == spin);
+    threads.extend(act(&mut second));
+    let finished = tracer.stop();
+    let sums = sums(&finished, "tid");
+    threads.iter().for_each(|thread| assert_same(sums.get(&Some(thread.tid)), thread));
+    assert!(finished.events().all(|row| row["count"] != 0), "{finished:?}");
+
+    let finished = runqlat(&["0.05", "3"]).json().finished();
+    finished.check();
+    assert_eq!(finished.data().count(), 3, "{finished:?}");
+}
+
+#[test]
+fn tables_say_whose_waits_they_are() {
+    let _cpu = alone();
+    let mut workload = runq(20);
+    let pid = pid_of(&workload);
+    let run = |args: &[&str]| runqlat(args).args(["-p", &pid]).text();
+    let tracers = [run(&[]), run(&["-P", "-m"]), run(&["-L"]), run(&["--pidnss", "-T"])];
+    let threads = act(&mut workload);
+    let texts = tracers.map(|tracer: Tracer| {
+        let ended = tracer.stop_text();
+        assert_eq!(ended.code(), 0, "{ended:?}");
+        ended.stdout().to_string()
+    });
+    let [all, processes, by_thread, namespaces] = &texts;
+    assert!(all.starts_with("     usecs  "), "{all}");
+    assert!(processes.starts_with(&format!("pid = {pid} workload\n     msecs  ")), "{processes}");
+    for thread in &threads {
+        let title = format!("tid = {} {}\n", thread.tid, thread.name);
+        let (_, text) = by_thread.split_once(&title).unwrap_or_else(|| panic!("no {title} in {by_thread}"));
+        let line = text.lines().find(|line| line.starts_with("count ")).unwrap();
+        assert!(line.starts_with(&format!("count {}, ", thread.waits)), "{line}: {thread:?}");
+    }
+    let ns = fs::metadata(format!("/proc/{pid}/ns/pid")).unwrap().ino();
+    let (time, rest) = namespaces.split_once('\n').unwrap();
+    assert!(time.len() == 8 && time.split(':').count() == 3, "{namespaces}");
+    assert!(rest.starts_with(&format!("pidns = {ns}\n")), "{namespaces}");
+    let nothing = runqlat(&["-P", "--tid", "2147483647", "0.01", "1"]).output();
+    assert_eq!(nothing.stdout(), "no waits for a CPU\n");
+}
+
+#[test]
+fn waits_without_room_are_counted_as_lost() {
+    let _cpu = alone();
+    let mut workload = runq(20);
+    let tracer = runqlat(&["-L", "-p", &pid_of(&workload), "--entries", "1", "--strict"]).json();
+    let threads = act(&mut workload);
+    tracer.signal(Signal::SIGINT);
+    let ended = tracer.ended();
+    assert_eq!(ended.code(), 3, "{ended:?}");
+    let finished = Finished::from(ended);
+    let shown: u64 = finished.events().map(|row| row["count"].as_u64().unwrap()).sum();
+    assert_eq!(finished.events().count(), 1, "{finished:?}");
+    let waits: u64 = threads.iter().map(|thread| thread.waits).sum();
+    // The main thread's own waits are the rest.
+    assert!(shown + finished.count("lost") >= waits, "{finished:?} {threads:?}");
+    assert_eq!(finished.footer["lost_by_cause"]["map_full"], finished.count("lost"));
+}

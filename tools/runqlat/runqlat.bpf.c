@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include "kscope.bpf.h"
+#include "counters.bpf.h"
+#include "filter.bpf.h"
+#include "hist.bpf.h"
+#include "sched.bpf.h"
+#include "task.bpf.h"
+#include "runqlat.h"
+
+const volatile __u64 unit_ns = 1000;
+const volatile bool per_process;
+const volatile bool per_thread;
+const volatile bool per_pidns;
+
+/* When a task began to wait for a CPU; 0: it does not wait, or it is filtered out. */
+TASK_VALUES(waits, __u64)
+
+/* Without -P, -L and --pidnss. */
+struct kscope_hist total;
+
+/* User space sets the size (--entries). */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct runqlat_key);
+	__type(value, struct runqlat_value);
+} hists SEC(".maps");
+
+/* New histograms start from it: they are too big for the stack. */
+static const struct runqlat_value zero;
+
+static __always_inline void begin(bool btf, struct task_struct *task)
+{
+	__u64 *since;
+
+	if (!filter_task(btf, task))
+		return;
+	since = waits_make(btf, task);
+	/* One that is woken up while it waits, preempted on its way to sleep, waits already. */
+	if (since && !*since)
+		*since = bpf_ktime_get_ns();
+}
+
+/* The namespace that the task is in, by which it has a number there. */
+static __always_inline __u32 task_pidns(struct task_struct *task)
+{
+	struct pid *pid = BPF_CORE_READ(task, thread_pid);
+	__u32 level = BPF_CORE_READ(pid, level);
+	struct upid upid = {};
+
+	bpf_core_read(&upid, sizeof(upid), &pid->numbers[level]);
+	return BPF_CORE_READ(upid.ns, ns.inum);
+}
+
+static __always_inline struct kscope_hist *find_hist(bool btf, struct task_struct *task)
+{
+	struct task_struct *named = task;
+	struct runqlat_key key = {};
+	struct runqlat_value *value;
+
+	if (!per_process && !per_thread && !per_pidns)
+		return &total;
+	if (per_process)
+		key.tgid = FIELD(btf, task, tgid);
+	if (per_thread)
+		key.tid = FIELD(btf, task, pid);
+	else
+		named = FIELD(btf, task, group_leader);
+	if (per_pidns)
+		key.pidns = task_pidns(task);
+	value = bpf_map_lookup_elem(&hists, &key);
+	if (!value) {
+		/* Another CPU may be first. */
+		bpf_map_update_elem(&hists, &key, &zero, BPF_NOEXIST);
+		value = bpf_map_lookup_elem(&hists, &key);
+		if (!value)
+			return NULL;
+	}
+	/* Each time: a name may change. */
+	if (per_process || per_thread)
+		bpf_core_read(value->comm, sizeof(value->comm), &named->comm);
+	return &value->hist;
+}
+
+static __always_inline void end(bool btf, struct task_struct *task)
+{
+	__u64 now, start, *since = waits_find(btf, task);
+	struct kscope_hist *hist;
+
+	if (!since || !*since) {
+		/* It waited already when the tool began. */
+		if (filter_task(btf, task))
+			count(DROPPED_UNKNOWN_START);
+		return;
+	}
+	start = *since;
+	*since = 0;
+	now = bpf_ktime_get_ns();
+	if (now < start) {
+		count(DROPPED_NEGATIVE_TIME);
+		return;
+	}
+	hist = find_hist(btf, task);
+	if (hist)
+		hist_add(hist, now - start, unit_ns);
+	else
+		count(LOST_MAP_FULL);
+}
+
+static __always_inline int on_wakeup(bool btf, __u64 *ctx)
+{
+	struct task_struct *task = (struct task_struct *)ctx[0];
+
+	if (!wakeup_is_running(btf, task))
+		begin(btf, task);
+	return 0;
+}
+
+static __always_inline int on_switch(bool btf, __u64 *ctx)
+{
+	struct task_struct *prev = SWITCH_PREV(ctx);
+	struct task_struct *next = SWITCH_NEXT(ctx);
+	bool preempt = SWITCH_PREEMPT(ctx);
+
+	if (!task_is_idle(btf, prev)) {
+		if (switch_is_runnable(btf, preempt, prev))
+			begin(btf, prev);
+		else if (switch_is_last(btf, preempt, prev))
+			waits_drop(btf, prev);
+	}
+	if (!task_is_idle(btf, next))
+		end(btf, next);
+	return 0;
+}
+
+#define TWO_WAYS(hook, tracepoint, handler)                                                        \
+	SEC("tp_btf/" tracepoint)                                                                  \
+	int hook##__tp_btf(__u64 *ctx)                                                             \
+	{                                                                                          \
+		return handler(true, ctx);                                                         \
+	}                                                                                          \
+	SEC("raw_tp/" tracepoint)                                                                  \
+	int hook##__raw_tp(__u64 *ctx)                                                             \
+	{                                                                                          \
+		return handler(false, ctx);                                                        \
+	}
+
+TWO_WAYS(sched_wakeup, "sched_wakeup", on_wakeup)
+TWO_WAYS(sched_wakeup_new, "sched_wakeup_new", on_wakeup)
+TWO_WAYS(sched_switch, "sched_switch", on_switch)
