@@ -27,6 +27,9 @@ static __always_inline struct pt_regs *stack_regs(void)
 #define TS_COMPAT 2
 
 #define SYSCALL_NR(btf, regs) ((int)FIELD(btf, regs, orig_ax) & ~X32_SYSCALL_BIT)
+/* With the bit that makes it a call of the x32 ABI. */
+#define SYSCALL_RAW_NR(btf, regs) ((int)FIELD(btf, regs, orig_ax))
+#define SYSCALL_NR_IS_X32(nr) ((nr) > 0 && ((nr)&X32_SYSCALL_BIT))
 #define SYSCALL_IS_COMPAT() (CURRENT(thread_info.status) & TS_COMPAT)
 #define SYSCALL_ARG1(btf, regs, compat)                                                            \
 	((compat) ? (__u32)FIELD(btf, regs, bx) : FIELD(btf, regs, di))
@@ -46,6 +49,12 @@ static __always_inline struct pt_regs *stack_regs(void)
 #define NR_OPENAT2 437
 #define NR_EXECVE 59
 #define NR_EXECVEAT 322
+#define NR_CLONE 56
+#define NR_FORK 57
+#define NR_VFORK 58
+#define NR_CLONE3 435
+#define NR_EXIT 60
+#define NR_EXIT_GROUP 231
 /* Of 32-bit callers. */
 #define NR_COMPAT_OPEN 5
 #define NR_COMPAT_CREAT 8
@@ -53,12 +62,15 @@ static __always_inline struct pt_regs *stack_regs(void)
 #define NR_COMPAT_OPENAT2 437
 #define NR_COMPAT_EXECVE 11
 #define NR_COMPAT_EXECVEAT 358
+#define NR_COMPAT_EXIT_GROUP 252
 
 #elif defined(__TARGET_ARCH_arm64)
 
 #define TIF_32BIT 22
 
 #define SYSCALL_NR(btf, regs) ((int)FIELD(btf, regs, syscallno))
+#define SYSCALL_RAW_NR(btf, regs) SYSCALL_NR(btf, regs)
+#define SYSCALL_NR_IS_X32(nr) false
 #define SYSCALL_IS_COMPAT() ((CURRENT(thread_info.flags) >> TIF_32BIT) & 1)
 /* The first argument's own register holds the result by now. */
 #define SYSCALL_ARG1(btf, regs, compat) FIELD(btf, regs, orig_x0)
@@ -73,15 +85,60 @@ static __always_inline struct pt_regs *stack_regs(void)
 #define NR_OPENAT2 437
 #define NR_EXECVE 221
 #define NR_EXECVEAT 281
+#define NR_CLONE 220
+#define NR_FORK -1
+#define NR_VFORK -1
+#define NR_CLONE3 435
+#define NR_EXIT 93
+#define NR_EXIT_GROUP 94
 #define NR_COMPAT_OPEN 5
 #define NR_COMPAT_CREAT 8
 #define NR_COMPAT_OPENAT 322
 #define NR_COMPAT_OPENAT2 437
 #define NR_COMPAT_EXECVE 11
 #define NR_COMPAT_EXECVEAT 387
+#define NR_COMPAT_EXIT_GROUP 248
 
 #else
 #error "bpf/syscall.bpf.h does not know this architecture's registers"
 #endif
+
+/* At the end of a call, the registers have none if it was the return from a signal handler. */
+#define SYSCALL_NO_NUMBER -1
+/* For user space: a successful execve or execveat, where it is not known which. */
+#define SYSCALL_EXEC -2
+
+/* Of 32-bit callers, on x86 and Arm alike. */
+#define NR_COMPAT_EXIT 1
+#define NR_COMPAT_FORK 2
+#define NR_COMPAT_CLONE 120
+#define NR_COMPAT_VFORK 190
+#define NR_COMPAT_CLONE3 435
+
+/* A new task begins as if it returned from the call that made it: with 0, which no parent gets. */
+static __always_inline bool syscall_is_child(int nr, long ret, bool compat)
+{
+	if (ret)
+		return false;
+	if (compat)
+		return nr == NR_COMPAT_CLONE || nr == NR_COMPAT_CLONE3 || nr == NR_COMPAT_FORK ||
+		       nr == NR_COMPAT_VFORK;
+	return nr == NR_CLONE || nr == NR_CLONE3 || nr == NR_FORK || nr == NR_VFORK;
+}
+
+static __always_inline bool syscall_is_exec(int nr, bool compat)
+{
+	if (compat)
+		return nr == NR_COMPAT_EXECVE || nr == NR_COMPAT_EXECVEAT;
+	return nr == NR_EXECVE || nr == NR_EXECVEAT;
+}
+
+/* The calls that do not return. */
+static __always_inline bool syscall_is_exit(int nr, bool compat)
+{
+	if (compat)
+		return nr == NR_COMPAT_EXIT || nr == NR_COMPAT_EXIT_GROUP;
+	return nr == NR_EXIT || nr == NR_EXIT_GROUP;
+}
 
 #endif

@@ -2,14 +2,13 @@
 //! Histograms that were counted in the kernel (bpf/hist.bpf.h): rows of powers of two, percentiles with the
 //! bounds of their bucket, mean and total.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
-use std::time::Instant;
 
 use serde_json::Value as Json;
 use serde_json::json;
 
+use crate::intervals::Growing;
 use crate::row::Field;
 use crate::row::Kind;
 use crate::row::Value;
@@ -64,13 +63,6 @@ impl Hist {
     /// From the kernel's counts.
     pub fn new(slots: &[u64], sum_ns: u64) -> Self {
         Self { slots: slots.to_vec(), sum_ns }
-    }
-
-    /// What has been added since an earlier snapshot of the same histogram.
-    pub fn since(&self, earlier: &Self) -> Self {
-        let before = earlier.slots.iter().copied().chain(std::iter::repeat(0));
-        let slots = self.slots.iter().zip(before).map(|(now, before)| now.saturating_sub(before)).collect();
-        Self { slots, sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns) }
     }
 
     /// The bounds of buckets for metrics, in seconds: each power of two of the unit, up to about a minute.
@@ -178,6 +170,14 @@ impl Hist {
     }
 }
 
+impl Growing for Hist {
+    fn since(&self, earlier: &Self) -> Self {
+        let before = earlier.slots.iter().copied().chain(std::iter::repeat(0));
+        let slots = self.slots.iter().zip(before).map(|(now, before)| now.saturating_sub(before)).collect();
+        Self { slots, sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns) }
+    }
+}
+
 fn bucket_json((low, high): (u64, u64), unit: Unit, count: Option<u64>) -> Json {
     let us = unit.ns / MICROSECONDS.ns;
     let mut bucket = json!({"from_us": low.saturating_mul(us), "to_us": (high + 1).saturating_mul(us)});
@@ -229,38 +229,6 @@ pub const fn buckets<R: Measured>() -> Field<R> {
     })
 }
 
-/// Histograms that grow in the kernel, each by its key, taken apart into intervals.
-#[derive(Debug)]
-pub struct Intervals<K> {
-    before: BTreeMap<K, Hist>,
-    since: Instant,
-}
-
-impl<K: Ord> Intervals<K> {
-    /// The first interval begins.
-    pub fn new() -> Self {
-        Self { before: BTreeMap::new(), since: Instant::now() }
-    }
-
-    /// The interval that ends with this snapshot: its length in seconds, and what it added to each histogram,
-    /// which may be nothing.
-    pub fn next(&mut self, now: BTreeMap<K, Hist>) -> (f64, Vec<(&K, Hist)>) {
-        let seconds = self.since.elapsed().as_secs_f64();
-        self.since = Instant::now();
-        let before = std::mem::replace(&mut self.before, now);
-        let added = |(key, all): (_, &Hist)| {
-            (key, before.get(key).map_or_else(|| all.clone(), |earlier| all.since(earlier)))
-        };
-        (seconds, self.before.iter().map(added).collect())
-    }
-}
-
-impl<K: Ord> Default for Intervals<K> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,15 +278,6 @@ mod tests {
         );
         assert!(rows[9].starts_with("       256 -> 511        : 1 "), "{table}");
         assert_eq!(rows.len(), 12, "{table}");
-    }
-
-    #[test]
-    fn intervals_are_taken_key_by_key() {
-        let mut intervals = Intervals::new();
-        intervals.next(BTreeMap::from([(1, hist(&[5]))]));
-        let (_, second) = intervals.next(BTreeMap::from([(1, hist(&[5, 9])), (2, hist(&[3]))]));
-        assert_eq!(second, [(&1, hist(&[9])), (&2, hist(&[3]))]);
-        assert_eq!(intervals.next(BTreeMap::new()).1, []);
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct Hooks {
     unwanted: Vec<&'static str>,
     optional: Vec<(&'static str, &'static str)>,
     args: Vec<(&'static str, usize)>,
+    pointers: Vec<(&'static str, usize)>,
+    helpers: Vec<(&'static str, &'static str)>,
 }
 
 /// The outcome: the way taken per hook, and what the tool can't see without the rest.
@@ -66,9 +68,31 @@ impl Hooks {
         self
     }
 
+    /// A tracepoint is of use only where the argument at this place, from 0, is a pointer.
+    pub fn with_pointer(mut self, tracepoint: &'static str, at: usize) -> Self {
+        self.pointers.push((tracepoint, at));
+        self
+    }
+
+    /// These hooks' programs call this helper, as in `BPF_FUNC_task_pt_regs`.
+    pub fn with_helper(mut self, hooks: &[&'static str], helper: &'static str) -> Self {
+        self.helpers.extend(hooks.iter().map(|hook| (*hook, helper)));
+        self
+    }
+
     /// Whether the kernel allows a section's hook. Why not, as a part of a sentence.
-    fn check(&self, section: &str, kernel: &Kernel) -> Result<(), String> {
+    fn check(&self, hook: &str, section: &str, kernel: &Kernel) -> Result<(), String> {
         let target = section.split_once('/').map_or("", |(_, target)| target);
+        for (_, helper) in self.helpers.iter().filter(|(name, _)| *name == hook) {
+            if kernel.enumerator(helper).is_none() {
+                return Err(format!("this kernel has no {helper}"));
+            }
+        }
+        for (_, at) in self.pointers.iter().filter(|(tracepoint, _)| *tracepoint == target) {
+            if kernel.tracepoint_args(target).is_some() && !kernel.tracepoint_arg_is_pointer(target, *at) {
+                return Err(format!("this kernel's {target} has other arguments"));
+            }
+        }
         for (tracepoint, wanted) in &self.args {
             if let Some(found) = kernel.tracepoint_args(target)
                 && target == *tracepoint
@@ -119,7 +143,7 @@ impl Hooks {
                 ways.retain(|(_, _, section)| way_of(section) == forced);
             }
             let mut refusals = Vec::new();
-            let found = ways.into_iter().find(|(_, _, section)| match self.check(section, kernel) {
+            let found = ways.into_iter().find(|(_, _, section)| match self.check(&hook, section, kernel) {
                 Ok(()) => true,
                 Err(why) => {
                     refusals.push((section.clone(), why));

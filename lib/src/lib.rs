@@ -6,6 +6,7 @@ pub mod command;
 pub mod escape;
 pub mod hist;
 pub mod hooks;
+pub mod intervals;
 pub mod json;
 pub mod kernel;
 pub mod maps;
@@ -18,6 +19,7 @@ pub mod row;
 pub mod session;
 pub mod signals;
 pub mod symbols;
+pub mod syscalls;
 pub mod tasks;
 pub mod time;
 

@@ -39,6 +39,25 @@ pub fn errno(errno: i32) -> String {
     }
 }
 
+/// The errno of a name or positive number: the opposite of [`errno`].
+///
+/// # Errors
+/// A sentence for the user.
+pub fn errno_number(text: &str) -> Result<u32, String> {
+    const MAX: u32 = 4095;
+    let upper = text.to_uppercase();
+    let name = match upper.as_str() {
+        "EWOULDBLOCK" => "EAGAIN",
+        "ENOTSUP" => "EOPNOTSUPP",
+        "EDEADLOCK" => "EDEADLK",
+        name => name,
+    };
+    let number = text.parse().ok().or_else(|| (1..=MAX).find(|n| errno(n.cast_signed()) == name));
+    number
+        .filter(|n| (1..=MAX).contains(n))
+        .ok_or_else(|| format!("{text:?} is no errno: give a name or a number"))
+}
+
 /// The user id of a name or number.
 ///
 /// # Errors
@@ -490,6 +509,18 @@ mod tests {
             assert_eq!(of(&name.replace("ID", &id)), None, "{name}");
         }
         assert_eq!(of("docker-abc.scope"), None);
+    }
+
+    #[test]
+    fn errors_have_numbers() {
+        for (text, number) in
+            [("ENOENT", 2), ("eagain", 11), ("EWOULDBLOCK", 11), ("ERESTARTSYS", 512), ("13", 13)]
+        {
+            assert_eq!(errno_number(text), Ok(number));
+        }
+        for bad in ["", "ENOTHING", "0", "-1", "4096", "2 "] {
+            assert!(errno_number(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

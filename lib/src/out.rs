@@ -259,6 +259,16 @@ fn new_file(path: &Path) -> Result<File, Error> {
     file.map_err(|error| Error::System { what: format!("--output {}", path.display()), error })
 }
 
+/// Print lines that are known without tracing.
+///
+/// # Errors
+/// stdout can't be written.
+pub fn lines<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<(), Error> {
+    let mut writer = BufWriter::new(io::stdout().lock());
+    lines.into_iter().try_for_each(|line| writeln!(writer, "{line}")).map_err(Error::output)?;
+    writer.flush().map_err(Error::output)
+}
+
 /// Cells as lines, each column as wide as its widest cell.
 pub fn plain_table(cells: Vec<Vec<String>>) -> String {
     if cells.is_empty() {

@@ -19,9 +19,9 @@ use kscope::escape::c_bytes;
 use kscope::escape::escape;
 use kscope::hist;
 use kscope::hist::Hist;
-use kscope::hist::Intervals;
 use kscope::hist::Measured;
 use kscope::hist::Unit;
+use kscope::intervals::Intervals;
 use kscope::maps;
 use kscope::out::Out;
 use kscope::row::Field;
@@ -95,10 +95,6 @@ impl Measured for Latency {
     }
 }
 
-fn number(n: Option<u32>) -> Value<'static> {
-    n.map_or(Value::Null, |n| Value::Uint(n.into()))
-}
-
 impl Row for Latency {
     const TYPE: &'static str = "histogram";
     const FIELDS: &'static [Field<Self>] = &[
@@ -106,17 +102,17 @@ impl Row for Latency {
         Field::new("interval_s", Kind::Float, "The interval's length in seconds", |r: &Self| {
             Value::Float(r.interval_s, 3)
         }),
-        Field::new("pid", Kind::Uint, "With -P: the process", |r: &Self| number(r.pid)).nullable(),
-        Field::new("tid", Kind::Uint, "With -L: the thread", |r: &Self| number(r.tid)).nullable(),
+        Field::new("pid", Kind::Uint, "With -P: the process", |r: &Self| r.pid.into()).nullable(),
+        Field::new("tid", Kind::Uint, "With -L: the thread", |r: &Self| r.tid.into()).nullable(),
         Field::new(
             "comm",
             Kind::Bytes,
             "With -P: name of the process; with -L: name of the thread",
-            |r: &Self| r.comm.as_deref().map_or(Value::Null, Value::Bytes),
+            |r: &Self| r.comm.as_deref().into(),
         )
         .nullable(),
         Field::new("pidns", Kind::Uint, "With --pidnss: the PID namespace, by its inode", |r: &Self| {
-            number(r.pidns)
+            r.pidns.into()
         })
         .nullable(),
         hist::count("Waits that ended in the interval"),

@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! syscount: count system calls, and the time that they take.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::mem::MaybeUninit;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use kscope::Columns;
+use kscope::Error;
+use kscope::Hooks;
+use kscope::Kernel;
+use kscope::Session;
+use kscope::Tool;
+use kscope::Trace;
+use kscope::cli;
+use kscope::cli::Common;
+use kscope::cli::Filter;
+use kscope::cli::Interval;
+use kscope::escape::c_bytes;
+use kscope::hooks::Taken;
+use kscope::intervals::Intervals;
+use kscope::maps;
+use kscope::names;
+use kscope::out;
+use kscope::row::Field;
+use kscope::row::Kind;
+use kscope::row::Row;
+use kscope::row::RowInfo;
+use kscope::row::Value;
+use kscope::session;
+use kscope::syscalls;
+use kscope::syscalls::Abi;
+use kscope::syscalls::Names;
+use kscope::syscalls::Request;
+use kscope::tasks;
+use kscope::time::Wall;
+use libbpf_rs::OpenObject;
+use libbpf_rs::skel::OpenSkel as _;
+use libbpf_rs::skel::Skel as _;
+
+kscope::skeleton!("syscount");
+use types::syscount_call as Call;
+use types::syscount_count as Count;
+use types::syscount_process as Process;
+use types::syscount_process_key as ProcessKey;
+
+kscope::records!(Call: 8, Count: 24, Process: 40, ProcessKey: 8);
+kscope::growing!(Count: count, errors, total_ns);
+
+/// The tool, for the table of tools.
+pub static TOOL: Tool = Tool::of::<Syscount>();
+
+/// Run it.
+pub fn main() -> ExitCode {
+    TOOL.main()
+}
+
+/// SYSCOUNT_NUMBERS of syscount.h.
+const NUMBERS: i32 = 512;
+/// Rows of a table, where nobody says how many.
+const TOP: usize = 10;
+
+/// Which system calls are made, how often, and how long do they take?
+#[derive(Parser, Debug)]
+#[command(mut_arg("cgroup", |a| a.short('c')), mut_arg("duration", |a| a.short('d')))]
+struct Syscount {
+    /// Count by process, rather than by system call
+    #[arg(short = 'P', long = "process")]
+    per_process: bool,
+    /// Sum up the time that the calls take
+    #[arg(short = 'L', long)]
+    latency: bool,
+    /// Print times in milliseconds
+    #[arg(short, long)]
+    milliseconds: bool,
+    /// Count calls that failed only
+    #[arg(short = 'x', long = "failures")]
+    failed: bool,
+    /// Count calls that failed with this error only, by name or number
+    #[arg(short, long, value_name = "ERRNO", value_parser = names::errno_number)]
+    errno: Option<u32>,
+    /// Print so many rows, the greatest [default: 10, and with --json all]
+    #[arg(short = 'T', long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    top: Option<u64>,
+    /// List the system calls of 64-bit callers, and exit
+    #[arg(short, long)]
+    list: bool,
+    /// Print a summary each so many seconds, as the positional argument does
+    #[arg(short = 'i', long = "interval", value_name = "SECONDS", value_parser = cli::duration, conflicts_with = "interval")]
+    every: Option<Duration>,
+    /// With -P: how many processes can be counted
+    #[arg(long, value_name = "COUNT", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    entries: u32,
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    interval: Interval,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What is counted apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Request(Request),
+    /// Whether by io_uring, and the process.
+    Process(bool, u32),
+}
+
+/// Counts of one interval.
+struct Counted {
+    time: Wall,
+    interval_s: f64,
+    request: Option<Request>,
+    name: Option<String>,
+    shown: String,
+    pid: Option<u32>,
+    comm: Option<Vec<u8>>,
+    by_uring: bool,
+    count: u64,
+    errors: Option<u64>,
+    total_ns: Option<u64>,
+}
+
+impl Counted {
+    fn total(&self, unit_ns: f64) -> Value<'_> {
+        self.total_ns.map_or(Value::Null, |ns| Value::Float(ns as f64 / unit_ns, 3))
+    }
+
+    fn mean(&self, unit_ns: f64) -> Value<'_> {
+        self.total(unit_ns * self.count as f64)
+    }
+}
+
+impl Key {
+    fn request(&self) -> Option<Request> {
+        if let Self::Request(request) = self { Some(*request) } else { None }
+    }
+}
+
+impl Row for Counted {
+    const TYPE: &'static str = "row";
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("time", Kind::Time, "The interval's end", |r: &Self| Value::Time(r.time)),
+        Field::new("interval_s", Kind::Float, "The interval's length in seconds", |r: &Self| {
+            Value::Float(r.interval_s, 3)
+        }),
+        Field::table_only("SYSCALL", 0, "Name, and of whom if not of a 64-bit caller", |r: &Self| {
+            Value::Text(&r.shown)
+        }),
+        Field::new("syscall", Kind::Text, "Name of the call or operation, if known", |r: &Self| {
+            r.name.as_deref().into()
+        })
+        .nullable(),
+        Field::new("number", Kind::Int, "Its number, if it has one", |r: &Self| {
+            r.request.and_then(Request::number).into()
+        })
+        .nullable(),
+        Field::new("abi", Kind::Text, "Of which callers: 64-bit, 32-bit or x32", |r: &Self| {
+            r.request.and_then(Request::abi).into()
+        })
+        .nullable(),
+        Field::new("pid", Kind::Uint, "With -P: the process", |r: &Self| r.pid.into())
+            .nullable()
+            .column("PID", 0),
+        Field::new("comm", Kind::Bytes, "With -P: its name", |r: &Self| r.comm.as_deref().into())
+            .nullable()
+            .column("COMM", 0),
+        Field::new("via", Kind::Text, "syscall; or io_uring, of operations that it does", |r: &Self| {
+            Value::Text(if r.by_uring { "io_uring" } else { "syscall" })
+        })
+        .column("VIA", 0),
+        Field::new("count", Kind::Uint, "Calls that ended in the interval", |r: &Self| r.count.into())
+            .column("COUNT", 0),
+        Field::new("errors", Kind::Uint, "Without -x and -e: how many failed", |r: &Self| r.errors.into())
+            .nullable()
+            .column("ERRORS", 0),
+        Field::new("total_us", Kind::Float, "With -L: sum of their times", |r: &Self| r.total(1e3))
+            .nullable()
+            .column("TOTAL(us)", 0),
+        Field::new("mean_us", Kind::Float, "With -L: mean of their times", |r: &Self| r.mean(1e3))
+            .nullable()
+            .column("MEAN(us)", 0),
+        Field::table_only("TOTAL(ms)", 0, "The sum with -m", |r: &Self| r.total(1e6)),
+        Field::table_only("MEAN(ms)", 0, "The mean with -m", |r: &Self| r.mean(1e6)),
+    ];
+}
+
+impl Trace for Syscount {
+    const NAME: &'static str = "syscount";
+    const SUBSYSTEM: &'static str = "system calls";
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn rows() -> Vec<RowInfo> {
+        vec![RowInfo::of::<Counted>()]
+    }
+
+    fn run(mut self) -> anyhow::Result<()> {
+        if self.list {
+            return Ok(out::lines(syscalls::all().map(|(_, name)| name))?);
+        }
+        self.interval.interval = self.interval.interval.or(self.every);
+        let mut storage = MaybeUninit::uninit();
+        let mut open = session::open(SyscountSkelBuilder::default(), &mut storage, &self.common)?;
+        let kernel = Kernel::new()?;
+        let task_storage = tasks::choose(open.open_object_mut(), &kernel, "begun", tasks::Of::Running)?;
+        let taken = self.hooks(open.open_object_mut(), &kernel, task_storage)?;
+        if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
+            kscope::set_filter!(rodata, &self.filter);
+            rodata.task_storage = task_storage;
+            rodata.per_process = self.per_process;
+            rodata.latency = self.latency;
+            rodata.failed_only = self.failed;
+            rodata.only_errno = self.errno.unwrap_or(0);
+            rodata.exec_is_known = taken.hooks.contains_key("exec");
+            rodata.uring_complete_has_cqe = kernel.tracepoint_arg_is_pointer("io_uring_complete", 2);
+        }
+        if self.per_process {
+            session::set_max_entries(open.open_object_mut(), "processes", self.entries)?;
+        }
+        let names = Names::new(&kernel);
+        drop(kernel);
+        let skeleton = session::load(open)?;
+        let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
+        session.banner("Tracing system calls, until Ctrl-C.");
+
+        let columns = self.columns();
+        let mut intervals = Intervals::new();
+        session.intervals(&self.interval, |out| {
+            let (now, comms) = self.snapshot(&skeleton)?;
+            let (interval_s, added) = intervals.next(now);
+            let added = added.into_iter().filter(|(_, count)| count.count > 0);
+            let row = |(key, count): (&Key, Count)| Counted {
+                time: Wall::now(),
+                interval_s,
+                request: key.request(),
+                name: key.request().and_then(|request| names.name(request)),
+                shown: key.request().map(|request| names.shown(request)).unwrap_or_default(),
+                pid: if let Key::Process(_, pid) = key { Some(*pid) } else { None },
+                comm: comms.get(key).cloned(),
+                by_uring: matches!(key, Key::Request(Request::Uring(_)) | Key::Process(true, _)),
+                count: count.count,
+                errors: (!self.counts_errors_alone()).then_some(count.errors),
+                total_ns: self.latency.then_some(count.total_ns),
+            };
+            let mut rows: Vec<_> = added.map(row).collect();
+            rows.sort_by_key(|row| Reverse((row.total_ns, row.count)));
+            let all = if out.is_json() { usize::MAX } else { TOP };
+            rows.truncate(self.top.map_or(all, |top| usize::try_from(top).unwrap_or(usize::MAX)));
+            out.interval_time()?;
+            if rows.is_empty() && !out.is_json() {
+                out.text("no system calls")?;
+            } else {
+                out.table(&columns, &rows)?;
+            }
+            if self.interval.interval.is_some() && !out.is_json() {
+                out.text("")?;
+            }
+            Ok(())
+        })?;
+        Ok(session.finish()?)
+    }
+}
+
+impl Syscount {
+    fn counts_errors_alone(&self) -> bool {
+        self.failed || self.errno.is_some()
+    }
+
+    fn hooks(&self, object: &mut OpenObject, kernel: &Kernel, task_storage: bool) -> Result<Taken, Error> {
+        // Calls that do not return neither fail nor take a time. What is measured has its number from its beginning.
+        let all = !self.latency && !self.counts_errors_alone();
+        let mut unwanted = Vec::new();
+        unwanted.extend((!all).then_some(["exit", "exec"]).into_iter().flatten());
+        unwanted.extend((!self.latency).then_some(["sys_enter", "uring_submit"]).into_iter().flatten());
+        unwanted.extend((task_storage || !self.latency && !all).then_some("task_exit"));
+        Hooks::new()
+            .without(&unwanted)
+            .with_helper(&["exit", "exec"], "BPF_FUNC_task_pt_regs")
+            // Elsewhere they do not say of what.
+            .with_pointer("io_uring_complete", 1)
+            .with_args("io_uring_submit_sqe", 2)
+            .optional(
+                &["uring_submit", "uring_complete"],
+                "operations of io_uring can't be counted on this kernel",
+            )
+            .optional(&["exit"], "exit and exit_group, which do not return, can't be counted on this kernel")
+            .optional(&["exec"], "this kernel does not tell execveat from execve once they have succeeded")
+            .choose(object, kernel)
+    }
+
+    fn columns(&self) -> Columns<Counted> {
+        let mut titles =
+            if self.per_process { vec!["PID", "COMM", "VIA", "COUNT"] } else { vec!["SYSCALL", "COUNT"] };
+        titles.extend((!self.counts_errors_alone()).then_some("ERRORS"));
+        match (self.latency, self.milliseconds) {
+            (true, false) => titles.extend(["TOTAL(us)", "MEAN(us)"]),
+            (true, true) => titles.extend(["TOTAL(ms)", "MEAN(ms)"]),
+            (false, _) => (),
+        }
+        Columns::new(&titles)
+    }
+
+    /// All counts, and the names of processes.
+    fn snapshot(
+        &self,
+        skeleton: &SyscountSkel<'_>,
+    ) -> anyhow::Result<(BTreeMap<Key, Count>, BTreeMap<Key, Vec<u8>>)> {
+        let mut counts = BTreeMap::new();
+        if self.per_process {
+            let key = |key: &ProcessKey| Key::Process(key.uring != 0, key.tgid);
+            let entries = maps::entries::<ProcessKey, Process>(&skeleton.maps.processes)?;
+            counts.extend(entries.iter().map(|(of, process)| (key(of), process.count)));
+            let comms = entries.iter().map(|(of, process)| (key(of), c_bytes(&process.comm).to_vec()));
+            return Ok((counts, comms.collect()));
+        }
+        let slots = (0..2).flat_map(|abi| (0..NUMBERS).map(move |nr| Request::Call(Abi::of(abi), nr)));
+        let mut requests: Vec<_> = slots.zip(maps::percpu_sums(&skeleton.maps.calls, Count::plus)?).collect();
+        let others = maps::entries::<Call, Count>(&skeleton.maps.other_calls)?;
+        requests.extend(others.into_iter().map(|(call, n)| (Request::Call(Abi::of(call.abi), call.nr), n)));
+        let uring_ops = maps::percpu_sums(&skeleton.maps.uring_ops, Count::plus)?;
+        requests.extend((0..=u8::MAX).map(Request::Uring).zip(uring_ops));
+        counts.extend(requests.into_iter().map(|(request, count)| (Key::Request(request), count)));
+        Ok((counts, BTreeMap::new()))
+    }
+}

@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include "kscope.bpf.h"
+#include "counters.bpf.h"
+#include "filter.bpf.h"
+#include "syscall.bpf.h"
+#include "task.bpf.h"
+#include "syscount.h"
+
+#define ERRNO_MAX 4095
+#define OTHERS_MAX 1024
+#define URING_OPS 256
+#define URING_IN_FLIGHT_MAX 4096
+
+const volatile bool per_process;
+const volatile bool latency;
+const volatile bool failed_only;
+const volatile __u32 only_errno;
+/* The hook exec is there, and tells execveat from execve. */
+const volatile bool exec_is_known;
+/* io_uring_complete passes the completion entry; before 6.16, user data and result instead. */
+const volatile bool uring_complete_has_cqe;
+
+/* The call that a task is in: kept where it is measured, and of a task that execs. */
+struct syscount_begun {
+	__u64 start; /* 0: in none */
+	__s32 nr;
+	__u32 abi;
+};
+
+TASK_VALUES(begun, struct syscount_begun)
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2 * SYSCOUNT_NUMBERS);
+	__type(key, __u32);
+	__type(value, struct syscount_count);
+} calls SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, OTHERS_MAX);
+	__type(key, struct syscount_call);
+	__type(value, struct syscount_count);
+} other_calls SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, URING_OPS);
+	__type(key, __u32);
+	__type(value, struct syscount_count);
+} uring_ops SEC(".maps");
+
+/* User space sets the size (--entries). */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct syscount_process_key);
+	__type(value, struct syscount_process);
+} processes SEC(".maps");
+
+/* When the operations of io_uring that are to complete were submitted. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, URING_IN_FLIGHT_MAX);
+	__type(key, __u64);
+	__type(value, __u64);
+} uring_starts SEC(".maps");
+
+static __always_inline void add(struct syscount_count *sum, bool failed, __u64 ns)
+{
+	if (!sum) {
+		count(LOST_MAP_FULL);
+		return;
+	}
+	__sync_fetch_and_add(&sum->count, 1);
+	if (failed)
+		__sync_fetch_and_add(&sum->errors, 1);
+	if (latency)
+		__sync_fetch_and_add(&sum->total_ns, ns);
+}
+
+static __always_inline struct syscount_count *find_process(struct task_struct *task, bool uring,
+							   bool renamed)
+{
+	struct syscount_process_key key = {.uring = uring};
+	struct syscount_process zero = {}, *process;
+
+	key.tgid = uring ? BPF_CORE_READ(task, tgid) : bpf_get_current_pid_tgid() >> 32;
+	process = bpf_map_lookup_elem(&processes, &key);
+	if (process && !renamed)
+		return &process->count;
+	if (!process) {
+		/* Another CPU may be first. */
+		bpf_map_update_elem(&processes, &key, &zero, BPF_NOEXIST);
+		process = bpf_map_lookup_elem(&processes, &key);
+		if (!process)
+			return NULL;
+	}
+	BPF_CORE_READ_INTO(&process->comm, task, group_leader, comm);
+	return &process->count;
+}
+
+static __always_inline struct syscount_count *find_call(__s32 nr, __u32 abi)
+{
+	struct syscount_call key = {.nr = nr, .abi = abi};
+	struct syscount_count zero = {}, *sum;
+
+	if (abi != SYSCOUNT_X32 && (__u32)nr < SYSCOUNT_NUMBERS) {
+		__u32 slot = nr + (abi == SYSCOUNT_COMPAT ? SYSCOUNT_NUMBERS : 0);
+
+		return bpf_map_lookup_elem(&calls, &slot);
+	}
+	sum = bpf_map_lookup_elem(&other_calls, &key);
+	if (sum)
+		return sum;
+	bpf_map_update_elem(&other_calls, &key, &zero, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&other_calls, &key);
+}
+
+static __always_inline void count_call(__s32 nr, __u32 abi, bool renamed, bool failed, __u64 ns)
+{
+	if (per_process)
+		add(find_process((struct task_struct *)bpf_get_current_task(), false, renamed),
+		    failed, ns);
+	else
+		add(find_call(nr, abi), failed, ns);
+}
+
+/* Whether a call that ended so is asked for. */
+static __always_inline bool wanted(long ret, bool *failed)
+{
+	*failed = ret < 0 && ret >= -ERRNO_MAX;
+	if (only_errno)
+		return ret == -(long)only_errno;
+	return *failed || !failed_only;
+}
+
+static __always_inline __u32 abi_of(__s32 *nr)
+{
+	if (SYSCALL_IS_COMPAT())
+		return SYSCOUNT_COMPAT;
+	if (!SYSCALL_NR_IS_X32(*nr))
+		return SYSCOUNT_NATIVE;
+	*nr &= ~0x40000000;
+	return SYSCOUNT_X32;
+}
+
+static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
+{
+	struct syscount_begun *begin;
+	__s32 nr = SYSCALL_RAW_NR(btf, regs);
+	bool exec, failed;
+	__u64 ns = 0;
+	__u32 abi;
+
+	if (!filter_current())
+		return 0;
+	/* Signal handlers end with a call whose result is that of whatever they interrupted. */
+	if (nr == SYSCALL_NO_NUMBER)
+		ret = 0;
+	else if (syscall_is_child(nr, ret, SYSCALL_IS_COMPAT()))
+		return 0;
+	abi = abi_of(&nr);
+	exec = !ret && syscall_is_exec(nr, abi == SYSCOUNT_COMPAT);
+	if (latency) {
+		__u64 now = bpf_ktime_get_ns();
+
+		begin = begun_find_current();
+		if (!begin || !begin->start) {
+			if (wanted(ret, &failed))
+				count(DROPPED_UNKNOWN_START);
+			return 0;
+		}
+		ns = now - begin->start;
+		nr = begin->nr;
+		abi = begin->abi;
+		begin->start = 0;
+		if (!wanted(ret, &failed))
+			return 0;
+		if ((__s64)ns < 0) {
+			count(DROPPED_NEGATIVE_TIME);
+			return 0;
+		}
+	} else {
+		if (!wanted(ret, &failed))
+			return 0;
+		/* By now the number is that of an execve of the new program's kind. */
+		if (exec) {
+			nr = SYSCALL_EXEC;
+			begin = exec_is_known ? begun_find_current() : NULL;
+			if (begin) {
+				nr = begin->nr;
+				abi = begin->abi;
+				begun_drop_current();
+			}
+		}
+	}
+	count_call(nr, abi, exec, failed, ns);
+	return 0;
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(sys_exit__tp_btf, struct pt_regs *regs, long ret)
+{
+	return on_sys_exit(true, regs, ret);
+}
+
+SEC("raw_tp/sys_exit")
+int BPF_PROG(sys_exit__raw_tp, struct pt_regs *regs, long ret)
+{
+	return on_sys_exit(false, regs, ret);
+}
+
+static __always_inline int on_sys_enter(__s32 nr)
+{
+	struct syscount_begun *begin;
+
+	if (!filter_current())
+		return 0;
+	begin = begun_make_current();
+	if (!begin)
+		return 0;
+	begin->abi = abi_of(&nr);
+	begin->nr = nr;
+	begin->start = bpf_ktime_get_ns();
+	return 0;
+}
+
+SEC("tp_btf/sys_enter")
+int BPF_PROG(sys_enter__tp_btf, struct pt_regs *regs, long id)
+{
+	return on_sys_enter(SYSCALL_RAW_NR(true, regs));
+}
+
+SEC("raw_tp/sys_enter")
+int BPF_PROG(sys_enter__raw_tp, struct pt_regs *regs, long id)
+{
+	return on_sys_enter(SYSCALL_RAW_NR(false, regs));
+}
+
+/* Before the new program takes the registers over. */
+static __always_inline int on_exec(void)
+{
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	struct syscount_begun *begin;
+	__s32 nr = SYSCALL_RAW_NR(false, regs);
+
+	if (!filter_current())
+		return 0;
+	begin = begun_make_current();
+	if (begin) {
+		begin->abi = abi_of(&nr);
+		begin->nr = nr;
+	}
+	return 0;
+}
+
+SEC("tp_btf/sched_prepare_exec")
+int exec__tp_btf(void *ctx)
+{
+	return on_exec();
+}
+
+SEC("raw_tp/sched_prepare_exec")
+int exec__raw_tp(void *ctx)
+{
+	return on_exec();
+}
+
+/* The calls that do not return end here, and so does what is kept of a task. */
+static __always_inline int on_exit(void)
+{
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	__s32 nr = SYSCALL_RAW_NR(false, regs);
+	__u32 abi;
+
+	if (!filter_current())
+		return 0;
+	abi = abi_of(&nr);
+	if (syscall_is_exit(nr, abi == SYSCOUNT_COMPAT))
+		count_call(nr, abi, false, false, 0);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int exit__tp_btf(void *ctx)
+{
+	return on_exit();
+}
+
+SEC("raw_tp/sched_process_exit")
+int exit__raw_tp(void *ctx)
+{
+	return on_exit();
+}
+
+TASK_VALUES_EXIT(begun)
+
+/* 6.13 took the task out of the request, and left the way to it. */
+struct io_uring_task___task {
+	struct task_struct *task;
+} __attribute__((preserve_access_index));
+
+struct io_kiocb___tctx {
+	struct io_uring_task___task *tctx;
+} __attribute__((preserve_access_index));
+
+/* Who submitted it: completions come in whatever task is running. */
+static __always_inline struct task_struct *uring_task(struct io_kiocb *req)
+{
+	struct io_kiocb___tctx *newer = (void *)req;
+
+	if (bpf_core_field_exists(newer->tctx))
+		return BPF_CORE_READ(newer, tctx, task);
+	return BPF_CORE_READ(req, task);
+}
+
+static __always_inline int on_uring_submit(struct io_kiocb *req)
+{
+	__u64 key = (__u64)req;
+	__u64 now = bpf_ktime_get_ns();
+
+	if (!filter_task(false, uring_task(req)))
+		return 0;
+	if (bpf_map_update_elem(&uring_starts, &key, &now, BPF_ANY))
+		count(LOST_MAP_FULL);
+	return 0;
+}
+
+static __always_inline int on_uring_complete(struct io_kiocb *req, int res)
+{
+	struct task_struct *task;
+	__u64 key = (__u64)req, *start, ns = 0;
+	bool failed;
+
+	/* An operation that completes many times: this is not its end. */
+	if (!req)
+		return 0;
+	task = uring_task(req);
+	if (!wanted(res, &failed) || !filter_task(false, task))
+		return 0;
+	if (latency) {
+		start = bpf_map_lookup_elem(&uring_starts, &key);
+		if (!start) {
+			count(DROPPED_UNKNOWN_START);
+			return 0;
+		}
+		ns = bpf_ktime_get_ns() - *start;
+		bpf_map_delete_elem(&uring_starts, &key);
+		if ((__s64)ns < 0) {
+			count(DROPPED_NEGATIVE_TIME);
+			return 0;
+		}
+	}
+	if (per_process) {
+		add(find_process(task, true, false), failed, ns);
+	} else {
+		__u32 op = BPF_CORE_READ(req, opcode);
+
+		add(bpf_map_lookup_elem(&uring_ops, &op), failed, ns);
+	}
+	return 0;
+}
+
+#define URING_COMPLETE(ctx)                                                                        \
+	on_uring_complete((struct io_kiocb *)(ctx)[1],                                             \
+			  uring_complete_has_cqe                                                   \
+				  ? BPF_CORE_READ((struct io_uring_cqe *)RAW_ARG(ctx, 2), res)     \
+				  : (int)RAW_ARG(ctx, 3))
+
+SEC("tp_btf/io_uring_complete")
+int uring_complete__tp_btf(__u64 *ctx)
+{
+	return URING_COMPLETE(ctx);
+}
+
+SEC("raw_tp/io_uring_complete")
+int uring_complete__raw_tp(__u64 *ctx)
+{
+	return URING_COMPLETE(ctx);
+}
+
+SEC("tp_btf/io_uring_submit_req")
+int uring_submit__tp_btf(__u64 *ctx)
+{
+	return on_uring_submit((struct io_kiocb *)ctx[0]);
+}
+
+SEC("raw_tp/io_uring_submit_req")
+int uring_submit__raw_tp(__u64 *ctx)
+{
+	return on_uring_submit((struct io_kiocb *)ctx[0]);
+}
+
+/* Its name from 6.0 to 6.2. */
+SEC("tp_btf/io_uring_submit_sqe")
+int uring_submit__tp_btf_sqe(__u64 *ctx)
+{
+	return on_uring_submit((struct io_kiocb *)ctx[0]);
+}
+
+SEC("raw_tp/io_uring_submit_sqe")
+int uring_submit__raw_tp_sqe(__u64 *ctx)
+{
+	return on_uring_submit((struct io_kiocb *)ctx[0]);
+}
