@@ -9,6 +9,7 @@
 
 mod args;
 mod call;
+mod calls;
 mod comm;
 #[cfg(target_arch = "x86_64")]
 mod compat;
@@ -39,6 +40,7 @@ const USAGE: &str = "usage: workload open --dir DIR WAY...
        workload io --path FILE_OR_DEVICE --count N --bs BYTES --mode read|write|discard|flush
        workload syscalls --seconds S --cpu C
        workload burn --seconds S --cpu C
+       workload calls
        workload runq --cpu C --count N [--namespace pid]
        workload comm HEX
        workload noop ...";
@@ -67,6 +69,7 @@ fn run(subcommand: &str, args: Args) -> Result<()> {
         "io" => io::run(args),
         "syscalls" => cpu::syscalls(args),
         "burn" => cpu::burn(args),
+        "calls" => calls::run(args),
         "runq" => runq::run(args),
         "comm" => comm::run(args),
         _ => bail!("unknown subcommand {subcommand:?}\n{USAGE}"),
