@@ -12,6 +12,13 @@ pub trait Growing: Clone {
     fn since(&self, earlier: &Self) -> Self;
 }
 
+/// Counts with what goes with them, a name perhaps: as it is now.
+impl<V: Growing, W: Clone> Growing for (V, W) {
+    fn since(&self, earlier: &Self) -> Self {
+        (self.0.since(&earlier.0), self.1.clone())
+    }
+}
+
 /// Make a struct of counts [`Growing`], and give it `plus`, which sums two of them up.
 #[macro_export]
 macro_rules! growing {

@@ -57,13 +57,17 @@ pub fn all() -> impl Iterator<Item = (u32, &'static str)> {
 /// SYSCALL_EXEC of bpf/syscall.bpf.h: an execve or execveat, it is not known which.
 const EXEC: i32 = -2;
 
-/// What a process asks the kernel for.
+/// What processes ask the kernel for, one kind of it or all of one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Request {
     /// A system call, by its number, or one of the negative ones in bpf/syscall.bpf.h.
     Call(Abi, i32),
     /// An operation of io_uring, by its code.
     Uring(u8),
+    /// All system calls of a process.
+    CallsOf(u32),
+    /// All operations of io_uring of a process.
+    UringOf(u32),
 }
 
 impl Request {
@@ -72,12 +76,23 @@ impl Request {
         match self {
             Self::Call(_, number) => (number >= 0).then_some(number),
             Self::Uring(op) => Some(op.into()),
+            Self::CallsOf(_) | Self::UringOf(_) => None,
         }
     }
 
     /// Of which callers a system call's number is.
     pub fn abi(self) -> Option<&'static str> {
         if let Self::Call(abi, _) = self { Some(abi.name()) } else { None }
+    }
+
+    /// The process, of all that is its.
+    pub fn pid(self) -> Option<u32> {
+        if let Self::CallsOf(pid) | Self::UringOf(pid) = self { Some(pid) } else { None }
+    }
+
+    /// How it is asked: `syscall` or `io_uring`.
+    pub fn via(self) -> &'static str {
+        if matches!(self, Self::Uring(_) | Self::UringOf(_)) { "io_uring" } else { "syscall" }
     }
 }
 
@@ -101,6 +116,7 @@ impl Names {
                 let found = self.uring_ops.iter().find(|(_, value)| *value == i64::from(op));
                 found.map(|(name, _)| name.trim_start_matches("IORING_OP_").to_lowercase())
             }
+            Request::CallsOf(_) | Request::UringOf(_) => None,
         }
     }
 
@@ -110,7 +126,7 @@ impl Names {
             || request.number().map_or_else(|| "[no number]".into(), |number| format!("[{number}]"));
         let name = self.name(request).unwrap_or_else(unnamed);
         match request {
-            Request::Call(Abi::Native, _) => name,
+            Request::Call(Abi::Native, _) | Request::CallsOf(_) | Request::UringOf(_) => name,
             Request::Call(abi, _) => format!("{name} ({})", abi.name()),
             Request::Uring(_) => format!("io_uring {name}"),
         }
@@ -146,6 +162,7 @@ mod tests {
             (Request::Call(Abi::Compat, EXEC), "execve or execveat (32-bit)"),
             (Request::Uring(1), "io_uring readv"),
             (Request::Uring(200), "io_uring [200]"),
+            (Request::UringOf(200), "[no number]"),
         ] {
             assert_eq!(names.shown(request), shown);
         }

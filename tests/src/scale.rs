@@ -3,5 +3,10 @@
 
 /// So many times; a tenth of that on a slow machine, as `$KSCOPE_SLOW` says.
 pub fn times(count: usize) -> usize {
-    if std::env::var_os("KSCOPE_SLOW").is_some() { count.div_ceil(10) } else { count }
+    if is_slow() { count.div_ceil(10) } else { count }
+}
+
+/// Whether this machine is slow, as `$KSCOPE_SLOW` says: so slow that what takes no time elsewhere counts.
+pub fn is_slow() -> bool {
+    std::env::var_os("KSCOPE_SLOW").is_some()
 }

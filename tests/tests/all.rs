@@ -346,7 +346,8 @@ fn closed_pipe_ends_it_quietly() {
             let check = |ended: Ended| {
                 assert_eq!(ended.code(), 0, "json {json}: {ended:?}");
                 // What is missing is told in any case.
-                let is_told = |line: &str| line.contains("events lost") || line.contains("measurements dropped");
+                let is_told =
+                    |line: &str| line.contains("events lost") || line.contains("measurements dropped");
                 let is_known = |line: &str| known.lines().any(|l| l == line) || is_told(line);
                 let unknown: Vec<_> = ended.stderr.lines().filter(|line| !is_known(line)).collect();
                 assert!(unknown.is_empty(), "json {json}: {unknown:?}: {ended:?}");

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kscope_tests::cgroup::Cgroup;
-use kscope_tests::scale::times;
+use kscope_tests::scale::{is_slow, times};
 use kscope_tests::{Finished, Run, Tracer, Who, Workload, say_untested};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -104,7 +104,8 @@ fn assert_same(sum: Option<&Sum>, thread: &Thread) {
     match thread.run_delay_us {
         Some(delay) => {
             let ratio = sum.total_us / delay;
-            assert!((1.0 / TOLERANCE..TOLERANCE).contains(&ratio), "{ratio}: {sum:?} of {thread:?}");
+            let most = if is_slow() { f64::INFINITY } else { TOLERANCE };
+            assert!((1.0 / TOLERANCE..most).contains(&ratio), "{ratio}: {sum:?} of {thread:?}");
         }
         None => say_untested("runqlat against schedstat", "this kernel has no such file"),
     }
@@ -127,6 +128,9 @@ fn each_thread_s_waits_are_those_the_kernel_counts() {
         let sums = sums(&finished, "tid");
         for thread in &threads {
             assert_same(sums.get(&Some(thread.tid)), thread);
+        }
+        // A name is that of the last wait: the third may have waited only before it had its name.
+        for thread in &threads[..2] {
             assert_eq!(sums[&Some(thread.tid)].comm.as_ref(), Some(&thread.name));
         }
         // The main thread, and no other.
@@ -290,8 +294,10 @@ fn tables_say_whose_waits_they_are() {
     assert!(all.starts_with("     usecs  "), "{all}");
     assert!(processes.starts_with(&format!("pid = {pid} workload\n     msecs  ")), "{processes}");
     for thread in &threads {
-        let title = format!("tid = {} {}\n", thread.tid, thread.name);
+        let title = format!("tid = {} ", thread.tid);
         let (_, text) = by_thread.split_once(&title).unwrap_or_else(|| panic!("no {title} in {by_thread}"));
+        let name = text.lines().next().unwrap();
+        assert!(name == thread.name || thread.name == "spin", "{by_thread}");
         let line = text.lines().find(|line| line.starts_with("count ")).unwrap();
         assert!(line.starts_with(&format!("count {}, ", thread.waits)), "{line}: {thread:?}");
     }

@@ -161,11 +161,10 @@ impl Trace for Runqlat {
 
         let mut intervals = Intervals::new();
         session.intervals(&self.interval, |out| {
-            let (now, comms) = self.snapshot(&skeleton)?;
-            let (interval_s, added) = intervals.next(now);
+            let (interval_s, added) = intervals.next(self.snapshot(&skeleton)?);
             out.interval_time()?;
             let mut printed = false;
-            for ((tgid, tid, pidns), hist) in added {
+            for ((tgid, tid, pidns), (hist, comm)) in added {
                 // One that is empty tells something only where it is the only one.
                 if hist.count() == 0 && self.is_keyed() {
                     continue;
@@ -176,7 +175,7 @@ impl Trace for Runqlat {
                     interval_s,
                     pid: self.per_process.then_some(*tgid),
                     tid: self.per_thread.then_some(*tid),
-                    comm: comms.get(&(*tgid, *tid, *pidns)).cloned(),
+                    comm,
                     pidns: self.per_pidns.then_some(*pidns),
                     unit,
                     hist,
@@ -200,27 +199,18 @@ impl Runqlat {
         self.per_process || self.per_thread || self.per_pidns
     }
 
-    /// The histograms, and the names of processes and threads.
-    fn snapshot(
-        &self,
-        skeleton: &RunqlatSkel<'_>,
-    ) -> anyhow::Result<(BTreeMap<Id, Hist>, BTreeMap<Id, Vec<u8>>)> {
+    /// The histograms, with the names of processes and threads.
+    fn snapshot(&self, skeleton: &RunqlatSkel<'_>) -> anyhow::Result<BTreeMap<Id, (Hist, Option<Vec<u8>>)>> {
         if !self.is_keyed() {
             let total = skeleton.maps.bss_data.as_deref().map(|bss| bss.total).unwrap_or_default();
-            return Ok((
-                BTreeMap::from([((0, 0, 0), Hist::new(&total.slots, total.sum_ns))]),
-                BTreeMap::new(),
-            ));
+            return Ok(BTreeMap::from([((0, 0, 0), (Hist::new(&total.slots, total.sum_ns), None))]));
         }
-        let entries = maps::entries::<Key, Entry>(&skeleton.maps.hists)?;
-        let id = |key: &Key| (key.tgid, key.tid, key.pidns);
-        let hists = entries
-            .iter()
-            .map(|(key, entry)| (id(key), Hist::new(&entry.hist.slots, entry.hist.sum_ns)))
-            .collect();
-        let named = entries.iter().filter(|_| self.per_process || self.per_thread);
-        let comms = named.map(|(key, entry)| (id(key), c_bytes(&entry.comm).to_vec())).collect();
-        Ok((hists, comms))
+        let named = self.per_process || self.per_thread;
+        let hist = |(key, entry): &(Key, Entry)| {
+            let comm = named.then(|| c_bytes(&entry.comm).to_vec());
+            ((key.tgid, key.tid, key.pidns), (Hist::new(&entry.hist.slots, entry.hist.sum_ns), comm))
+        };
+        Ok(maps::entries(&skeleton.maps.hists)?.iter().map(hist).collect())
     }
 }
 

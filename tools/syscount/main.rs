@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
 /// SYSCOUNT_NUMBERS of syscount.h.
 const NUMBERS: i32 = 512;
 /// Rows of a table, where nobody says how many.
-const TOP: usize = 10;
+const TOP: u32 = 10;
 
 /// Which system calls are made, how often, and how long do they take?
 #[derive(Parser, Debug)]
@@ -83,8 +83,8 @@ struct Syscount {
     #[arg(short, long, value_name = "ERRNO", value_parser = names::errno_number)]
     errno: Option<u32>,
     /// Print so many rows, the greatest [default: 10, and with --json all]
-    #[arg(short = 'T', long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
-    top: Option<u64>,
+    #[arg(short = 'T', long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    top: Option<u32>,
     /// List the system calls of 64-bit callers, and exit
     #[arg(short, long)]
     list: bool,
@@ -102,24 +102,14 @@ struct Syscount {
     common: Common,
 }
 
-/// What is counted apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
-    Request(Request),
-    /// Whether by io_uring, and the process.
-    Process(bool, u32),
-}
-
 /// Counts of one interval.
 struct Counted {
     time: Wall,
     interval_s: f64,
-    request: Option<Request>,
+    request: Request,
     name: Option<String>,
     shown: String,
-    pid: Option<u32>,
     comm: Option<Vec<u8>>,
-    by_uring: bool,
     count: u64,
     errors: Option<u64>,
     total_ns: Option<u64>,
@@ -132,12 +122,6 @@ impl Counted {
 
     fn mean(&self, unit_ns: f64) -> Value<'_> {
         self.total(unit_ns * self.count as f64)
-    }
-}
-
-impl Key {
-    fn request(&self) -> Option<Request> {
-        if let Self::Request(request) = self { Some(*request) } else { None }
     }
 }
 
@@ -155,22 +139,20 @@ impl Row for Counted {
             r.name.as_deref().into()
         })
         .nullable(),
-        Field::new("number", Kind::Int, "Its number, if it has one", |r: &Self| {
-            r.request.and_then(Request::number).into()
-        })
-        .nullable(),
+        Field::new("number", Kind::Int, "Its number, if it has one", |r: &Self| r.request.number().into())
+            .nullable(),
         Field::new("abi", Kind::Text, "Of which callers: 64-bit, 32-bit or x32", |r: &Self| {
-            r.request.and_then(Request::abi).into()
+            r.request.abi().into()
         })
         .nullable(),
-        Field::new("pid", Kind::Uint, "With -P: the process", |r: &Self| r.pid.into())
+        Field::new("pid", Kind::Uint, "With -P: the process", |r: &Self| r.request.pid().into())
             .nullable()
             .column("PID", 0),
         Field::new("comm", Kind::Bytes, "With -P: its name", |r: &Self| r.comm.as_deref().into())
             .nullable()
             .column("COMM", 0),
         Field::new("via", Kind::Text, "syscall; or io_uring, of operations that it does", |r: &Self| {
-            Value::Text(if r.by_uring { "io_uring" } else { "syscall" })
+            r.request.via().into()
         })
         .column("VIA", 0),
         Field::new("count", Kind::Uint, "Calls that ended in the interval", |r: &Self| r.count.into())
@@ -233,40 +215,37 @@ impl Trace for Syscount {
         let columns = self.columns();
         let mut intervals = Intervals::new();
         session.intervals(&self.interval, |out| {
-            let (now, comms) = self.snapshot(&skeleton)?;
-            let (interval_s, added) = intervals.next(now);
-            let added = added.into_iter().filter(|(_, count)| count.count > 0);
-            let row = |(key, count): (&Key, Count)| Counted {
-                time: Wall::now(),
+            let (interval_s, added) = intervals.next(self.snapshot(&skeleton)?);
+            let added = added.into_iter().filter(|(_, (count, _))| count.count > 0);
+            let time = Wall::now();
+            let row = |(request, (count, comm)): (&Request, (Count, _))| Counted {
+                time,
                 interval_s,
-                request: key.request(),
-                name: key.request().and_then(|request| names.name(request)),
-                shown: key.request().map(|request| names.shown(request)).unwrap_or_default(),
-                pid: if let Key::Process(_, pid) = key { Some(*pid) } else { None },
-                comm: comms.get(key).cloned(),
-                by_uring: matches!(key, Key::Request(Request::Uring(_)) | Key::Process(true, _)),
+                request: *request,
+                name: names.name(*request),
+                shown: names.shown(*request),
+                comm,
                 count: count.count,
                 errors: (!self.counts_errors_alone()).then_some(count.errors),
                 total_ns: self.latency.then_some(count.total_ns),
             };
             let mut rows: Vec<_> = added.map(row).collect();
             rows.sort_by_key(|row| Reverse((row.total_ns, row.count)));
-            let all = if out.is_json() { usize::MAX } else { TOP };
-            rows.truncate(self.top.map_or(all, |top| usize::try_from(top).unwrap_or(usize::MAX)));
+            let all = if out.is_json() { u32::MAX } else { TOP };
+            rows.truncate(self.top.unwrap_or(all) as usize);
             out.interval_time()?;
             if rows.is_empty() && !out.is_json() {
                 out.text("no system calls")?;
             } else {
                 out.table(&columns, &rows)?;
             }
-            if self.interval.interval.is_some() && !out.is_json() {
-                out.text("")?;
-            }
             Ok(())
         })?;
         Ok(session.finish()?)
     }
 }
+
+type Snapshot = BTreeMap<Request, (Count, Option<Vec<u8>>)>;
 
 impl Syscount {
     fn counts_errors_alone(&self) -> bool {
@@ -276,9 +255,8 @@ impl Syscount {
     fn hooks(&self, object: &mut OpenObject, kernel: &Kernel, task_storage: bool) -> Result<Taken, Error> {
         // Calls that do not return neither fail nor take a time. What is measured has its number from its beginning.
         let all = !self.latency && !self.counts_errors_alone();
-        let mut unwanted = Vec::new();
-        unwanted.extend((!all).then_some(["exit", "exec"]).into_iter().flatten());
-        unwanted.extend((!self.latency).then_some(["sys_enter", "uring_submit"]).into_iter().flatten());
+        let mut unwanted = if all { vec![] } else { vec!["exit", "exec"] };
+        unwanted.extend(if self.latency { &[][..] } else { &["sys_enter", "uring_submit"] });
         unwanted.extend((task_storage || !self.latency && !all).then_some("task_exit"));
         Hooks::new()
             .without(&unwanted)
@@ -307,26 +285,22 @@ impl Syscount {
         Columns::new(&titles)
     }
 
-    /// All counts, and the names of processes.
-    fn snapshot(
-        &self,
-        skeleton: &SyscountSkel<'_>,
-    ) -> anyhow::Result<(BTreeMap<Key, Count>, BTreeMap<Key, Vec<u8>>)> {
-        let mut counts = BTreeMap::new();
+    /// All counts, with the names of processes.
+    fn snapshot(&self, skeleton: &SyscountSkel<'_>) -> anyhow::Result<Snapshot> {
         if self.per_process {
-            let key = |key: &ProcessKey| Key::Process(key.uring != 0, key.tgid);
             let entries = maps::entries::<ProcessKey, Process>(&skeleton.maps.processes)?;
-            counts.extend(entries.iter().map(|(of, process)| (key(of), process.count)));
-            let comms = entries.iter().map(|(of, process)| (key(of), c_bytes(&process.comm).to_vec()));
-            return Ok((counts, comms.collect()));
+            let process = |(key, process): &(ProcessKey, Process)| {
+                let request = if key.uring == 0 { Request::CallsOf } else { Request::UringOf };
+                (request(key.tgid), (process.count, Some(c_bytes(&process.comm).to_vec())))
+            };
+            return Ok(entries.iter().map(process).collect());
         }
         let slots = (0..2).flat_map(|abi| (0..NUMBERS).map(move |nr| Request::Call(Abi::of(abi), nr)));
-        let mut requests: Vec<_> = slots.zip(maps::percpu_sums(&skeleton.maps.calls, Count::plus)?).collect();
+        let calls = slots.zip(maps::percpu_sums(&skeleton.maps.calls, Count::plus)?);
         let others = maps::entries::<Call, Count>(&skeleton.maps.other_calls)?;
-        requests.extend(others.into_iter().map(|(call, n)| (Request::Call(Abi::of(call.abi), call.nr), n)));
+        let others = others.into_iter().map(|(call, n)| (Request::Call(Abi::of(call.abi), call.nr), n));
         let uring_ops = maps::percpu_sums(&skeleton.maps.uring_ops, Count::plus)?;
-        requests.extend((0..=u8::MAX).map(Request::Uring).zip(uring_ops));
-        counts.extend(requests.into_iter().map(|(request, count)| (Key::Request(request), count)));
-        Ok((counts, BTreeMap::new()))
+        let all = calls.chain(others).chain((0..=u8::MAX).map(Request::Uring).zip(uring_ops));
+        Ok(all.map(|(request, count)| (request, (count, None))).collect())
     }
 }

@@ -149,50 +149,47 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 {
 	struct syscount_begun *begin;
 	__s32 nr = SYSCALL_RAW_NR(btf, regs);
-	bool exec, failed;
+	bool exec, failed, is_wanted;
 	__u64 ns = 0;
 	__u32 abi;
 
-	if (!filter_current())
-		return 0;
 	/* Signal handlers end with a call whose result is that of whatever they interrupted. */
 	if (nr == SYSCALL_NO_NUMBER)
 		ret = 0;
-	else if (syscall_is_child(nr, ret, SYSCALL_IS_COMPAT()))
+	is_wanted = wanted(ret, &failed);
+	if (!latency && !is_wanted)
+		return 0;
+	if (!filter_current())
+		return 0;
+	if (nr != SYSCALL_NO_NUMBER && syscall_is_child(nr, ret, SYSCALL_IS_COMPAT()))
 		return 0;
 	abi = abi_of(&nr);
 	exec = !ret && syscall_is_exec(nr, abi == SYSCOUNT_COMPAT);
 	if (latency) {
-		__u64 now = bpf_ktime_get_ns();
-
 		begin = begun_find_current();
 		if (!begin || !begin->start) {
-			if (wanted(ret, &failed))
+			if (is_wanted)
 				count(DROPPED_UNKNOWN_START);
 			return 0;
 		}
-		ns = now - begin->start;
+		ns = bpf_ktime_get_ns() - begin->start;
 		nr = begin->nr;
 		abi = begin->abi;
 		begin->start = 0;
-		if (!wanted(ret, &failed))
+		if (!is_wanted)
 			return 0;
 		if ((__s64)ns < 0) {
 			count(DROPPED_NEGATIVE_TIME);
 			return 0;
 		}
-	} else {
-		if (!wanted(ret, &failed))
-			return 0;
+	} else if (exec) {
 		/* By now the number is that of an execve of the new program's kind. */
-		if (exec) {
-			nr = SYSCALL_EXEC;
-			begin = exec_is_known ? begun_find_current() : NULL;
-			if (begin) {
-				nr = begin->nr;
-				abi = begin->abi;
-				begun_drop_current();
-			}
+		nr = SYSCALL_EXEC;
+		begin = exec_is_known ? begun_find_current() : NULL;
+		if (begin) {
+			nr = begin->nr;
+			abi = begin->abi;
+			begun_drop_current();
 		}
 	}
 	count_call(nr, abi, exec, failed, ns);
