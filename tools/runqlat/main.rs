@@ -15,6 +15,7 @@ use kscope::Trace;
 use kscope::cli::Common;
 use kscope::cli::Filter;
 use kscope::cli::Interval;
+use kscope::cli::Metrics;
 use kscope::escape::c_bytes;
 use kscope::escape::escape;
 use kscope::hist;
@@ -23,6 +24,8 @@ use kscope::hist::Measured;
 use kscope::hist::Unit;
 use kscope::intervals::Intervals;
 use kscope::maps;
+use kscope::metrics::Family;
+use kscope::metrics::Label;
 use kscope::out::Out;
 use kscope::row::Field;
 use kscope::row::Kind;
@@ -74,8 +77,12 @@ struct Runqlat {
     #[command(flatten)]
     interval: Interval,
     #[command(flatten)]
+    metrics: Metrics,
+    #[command(flatten)]
     common: Common,
 }
+
+const WAIT: Family = Family::histogram("wait", "How long tasks waited for a CPU");
 
 /// A histogram of one interval.
 struct Latency {
@@ -137,6 +144,7 @@ impl Trace for Runqlat {
 
     fn run(self) -> anyhow::Result<()> {
         let unit = if self.milliseconds { hist::MILLISECONDS } else { hist::MICROSECONDS };
+        let exporter = self.metrics.open(Self::NAME)?;
         let mut storage = MaybeUninit::uninit();
         let mut open = session::open(RunqlatSkelBuilder::default(), &mut storage, &self.common)?;
         let kernel = Kernel::new()?;
@@ -157,11 +165,26 @@ impl Trace for Runqlat {
         }
         let skeleton = session::load(open)?;
         let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
+        session.export(exporter)?;
         session.banner("Tracing waits for a CPU, until Ctrl-C.");
 
-        let mut intervals = Intervals::new();
+        let (mut intervals, mut exported) = (Intervals::new(), Intervals::new());
         session.intervals(&self.interval, |out| {
-            let (interval_s, added) = intervals.next(self.snapshot(&skeleton)?);
+            let now = self.snapshot(&skeleton)?;
+            // What is new, as the name that it goes to may be: not the totals, which an old name would keep.
+            out.export(|to| {
+                for ((_, _, pidns), (hist, comm)) in exported.next(now.clone()).1 {
+                    let pidns = self.per_pidns.then(|| pidns.to_string());
+                    let mut labels: Vec<Label<'_>> = Vec::new();
+                    labels.extend(comm.as_ref().map(|comm| ("comm", comm as _)));
+                    labels.extend(pidns.as_ref().map(|pidns| ("pidns", pidns as _)));
+                    to.add_histogram(&WAIT, &labels, &hist, unit);
+                }
+            });
+            if !out.is_due() {
+                return Ok(());
+            }
+            let (interval_s, added) = intervals.next(now);
             out.interval_time()?;
             let mut printed = false;
             for ((tgid, tid, pidns), (hist, comm)) in added {

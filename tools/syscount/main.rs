@@ -19,10 +19,14 @@ use kscope::cli;
 use kscope::cli::Common;
 use kscope::cli::Filter;
 use kscope::cli::Interval;
+use kscope::cli::Metrics;
 use kscope::escape::c_bytes;
 use kscope::hooks::Taken;
 use kscope::intervals::Intervals;
 use kscope::maps;
+use kscope::metrics::Exporter;
+use kscope::metrics::Family;
+use kscope::metrics::Label;
 use kscope::names;
 use kscope::out;
 use kscope::row::Field;
@@ -99,8 +103,14 @@ struct Syscount {
     #[command(flatten)]
     interval: Interval,
     #[command(flatten)]
+    metrics: Metrics,
+    #[command(flatten)]
     common: Common,
 }
+
+const CALLS: Family = Family::counter("calls", "Calls that ended");
+const FAILED: Family = Family::counter("failed_calls", "Calls that failed");
+const TIME: Family = Family::counter("time", "How long the calls took, added up").seconds();
 
 /// Counts of one interval.
 struct Counted {
@@ -122,6 +132,16 @@ impl Counted {
 
     fn mean(&self, unit_ns: f64) -> Value<'_> {
         self.total(unit_ns * self.count as f64)
+    }
+
+    fn export(&self, to: &mut Exporter) {
+        let via = self.request.via();
+        let (of, name): Label<'_> =
+            self.comm.as_ref().map_or(("call", &self.shown as _), |comm| ("comm", comm as _));
+        let labels: [Label<'_>; 2] = [("via", &via), (of, name)];
+        to.add(&CALLS, &labels, self.count);
+        self.errors.iter().for_each(|errors| to.add(&FAILED, &labels, *errors));
+        self.total_ns.iter().for_each(|ns| to.add(&TIME, &labels, *ns));
     }
 }
 
@@ -188,6 +208,7 @@ impl Trace for Syscount {
             return Ok(out::lines(syscalls::all().map(|(_, name)| name))?);
         }
         self.interval.interval = self.interval.interval.or(self.every);
+        let exporter = self.metrics.open(Self::NAME)?;
         let mut storage = MaybeUninit::uninit();
         let mut open = session::open(SyscountSkelBuilder::default(), &mut storage, &self.common)?;
         let kernel = Kernel::new()?;
@@ -210,26 +231,21 @@ impl Trace for Syscount {
         drop(kernel);
         let skeleton = session::load(open)?;
         let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
+        session.export(exporter)?;
         session.banner("Tracing system calls, until Ctrl-C.");
 
         let columns = self.columns();
-        let mut intervals = Intervals::new();
+        let (mut intervals, mut exported) = (Intervals::new(), Intervals::new());
         session.intervals(&self.interval, |out| {
-            let (interval_s, added) = intervals.next(self.snapshot(&skeleton)?);
-            let added = added.into_iter().filter(|(_, (count, _))| count.count > 0);
-            let time = Wall::now();
-            let row = |(request, (count, comm)): (&Request, (Count, _))| Counted {
-                time,
-                interval_s,
-                request: *request,
-                name: names.name(*request),
-                shown: names.shown(*request),
-                comm,
-                count: count.count,
-                errors: (!self.counts_errors_alone()).then_some(count.errors),
-                total_ns: self.latency.then_some(count.total_ns),
-            };
-            let mut rows: Vec<_> = added.map(row).collect();
+            let now = self.snapshot(&skeleton)?;
+            // What is new, as the name that it goes to may be: not the totals, which an old name would keep.
+            out.export(|to| {
+                self.rows_of(exported.next(now.clone()), &names).iter().for_each(|row| row.export(to))
+            });
+            if !out.is_due() {
+                return Ok(());
+            }
+            let mut rows = self.rows_of(intervals.next(now), &names);
             rows.sort_by_key(|row| Reverse((row.total_ns, row.count)));
             let all = if out.is_json() { u32::MAX } else { TOP };
             rows.truncate(self.top.unwrap_or(all) as usize);
@@ -245,6 +261,7 @@ impl Trace for Syscount {
     }
 }
 
+type Added<'a> = Vec<(&'a Request, (Count, Option<Vec<u8>>))>;
 type Snapshot = BTreeMap<Request, (Count, Option<Vec<u8>>)>;
 
 impl Syscount {
@@ -271,6 +288,23 @@ impl Syscount {
             .optional(&["exit"], "exit and exit_group, which do not return, can't be counted on this kernel")
             .optional(&["exec"], "this kernel does not tell execveat from execve once they have succeeded")
             .choose(object, kernel)
+    }
+
+    fn rows_of(&self, (interval_s, added): (f64, Added<'_>), names: &Names) -> Vec<Counted> {
+        let time = Wall::now();
+        let added = added.into_iter().filter(|(_, (count, _))| count.count > 0);
+        let row = |(request, (count, comm)): (&Request, (Count, _))| Counted {
+            time,
+            interval_s,
+            request: *request,
+            name: names.name(*request),
+            shown: names.shown(*request),
+            comm,
+            count: count.count,
+            errors: (!self.counts_errors_alone()).then_some(count.errors),
+            total_ns: self.latency.then_some(count.total_ns),
+        };
+        added.map(row).collect()
     }
 
     fn columns(&self) -> Columns<Counted> {
