@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kscope_tests::cgroup::Cgroup;
 use kscope_tests::scale::{is_slow, times};
-use kscope_tests::{Finished, Run, Tracer, Who, Workload, say_untested};
+use kscope_tests::{Finished, Run, Tracer, Who, Workload, metrics, say_untested, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -307,6 +307,27 @@ fn tables_say_whose_waits_they_are() {
     assert!(rest.starts_with(&format!("pidns = {ns}\n")), "{namespaces}");
     let nothing = runqlat(&["-P", "--tid", "2147483647", "0.01", "1"]).output();
     assert_eq!(nothing.stdout(), "no waits for a CPU\n");
+}
+
+#[test]
+fn metrics_are_by_name() {
+    const COUNT: &str = "kscope_runqlat_wait_seconds_count";
+    let _cpu = alone();
+    let mut workload = runq(20);
+    let tracer = runqlat(&["-L", "-p", &pid_of(&workload), "--metrics-listen=127.0.0.1:0"]).json();
+    let address = metrics::address(&tracer);
+    // Before and after the threads take their names.
+    metrics::get(&address, "");
+    let threads = act(&mut workload);
+    let waits = threads.iter().map(|thread| thread.waits).sum::<u64>() as f64;
+    let samples = wait_until("all waits to be exported", || {
+        let samples = metrics::parse(&metrics::get(&address, "").1);
+        (metrics::sum(&samples, COUNT) > waits).then_some(samples)
+    });
+    let shown: u64 = sums(&tracer.stop(), "tid").values().map(|sum| sum.count).sum();
+    assert_eq!(metrics::sum(&samples, COUNT), shown as f64, "{samples:?}");
+    let ping = samples[&format!("{COUNT}{{comm=\"ping\"}}")];
+    assert!(0.0 < ping && ping <= threads[0].waits as f64, "{samples:?} {threads:?}");
 }
 
 #[test]

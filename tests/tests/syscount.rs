@@ -8,7 +8,7 @@ use std::sync::{PoisonError, RwLock};
 
 use kscope_tests::cgroup::Cgroup;
 use kscope_tests::table::Table;
-use kscope_tests::{Finished, Run, Tracer, Workload, say_untested};
+use kscope_tests::{Finished, Run, Tracer, Workload, metrics, say_untested, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -399,6 +399,31 @@ fn intervals_add_up() {
         assert!(times.len() > 1, "{args:?}: {finished:?}");
     }
     assert!(syscount(&["1", "-i", "1"]).output().refusal(2).contains("--interval"));
+}
+
+#[test]
+fn metrics_are_the_same_counts() {
+    let mut calls = Calls::new("metrics");
+    let tracer = syscount(&["-L", "-c", calls.path(), "--metrics-listen=127.0.0.1:0"]).json();
+    let address = metrics::address(&tracer);
+    metrics::get(&address, "");
+    let expected = calls.act();
+    let name =
+        |metric: &str, call: &str| format!("kscope_syscount_{metric}{{via=\"syscall\",call=\"{call}\"}}");
+    let last = name("calls_total", "clone");
+    let samples = wait_until("all calls to be exported", || {
+        let samples = metrics::parse(&metrics::get(&address, "").1);
+        samples.contains_key(&last).then_some(samples)
+    });
+    for call in ["getppid", "unlinkat", "fchdir", "tgkill"] {
+        let did = &expected[&self::call(call, "64-bit")];
+        assert_eq!(samples[&name("calls_total", call)], did.count as f64, "{call}");
+        assert_eq!(samples[&name("failed_calls_total", call)], did.errors as f64, "{call}");
+    }
+    let (least, most) = expected[&call("clock_nanosleep", "64-bit")].time_us.unwrap();
+    let slept = samples[&name("time_seconds_total", "clock_nanosleep")] * 1e6;
+    assert!((least..=most).contains(&slept), "{least} <= {slept} <= {most}");
+    tracer.stop().check();
 }
 
 #[test]
