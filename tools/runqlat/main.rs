@@ -216,6 +216,7 @@ impl Trace for Runqlat {
 
 /// Process, thread and PID namespace, 0 where not asked for.
 type Id = (u32, u32, u32);
+type Snapshot = BTreeMap<Id, (Hist, Option<Vec<u8>>)>;
 
 impl Runqlat {
     fn is_keyed(&self) -> bool {
@@ -223,7 +224,7 @@ impl Runqlat {
     }
 
     /// The histograms, with the names of processes and threads.
-    fn snapshot(&self, skeleton: &RunqlatSkel<'_>) -> anyhow::Result<BTreeMap<Id, (Hist, Option<Vec<u8>>)>> {
+    fn snapshot(&self, skeleton: &RunqlatSkel<'_>) -> anyhow::Result<Snapshot> {
         if !self.is_keyed() {
             let total = skeleton.maps.bss_data.as_deref().map(|bss| bss.total).unwrap_or_default();
             return Ok(BTreeMap::from([((0, 0, 0), (Hist::new(&total.slots, total.sum_ns), None))]));

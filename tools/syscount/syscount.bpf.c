@@ -185,8 +185,11 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 	} else if (exec) {
 		/* By now the number is that of an execve of the new program's kind. */
 		nr = SYSCALL_EXEC;
-		begin = exec_is_known ? begun_find_current() : NULL;
-		if (begin) {
+		if (exec_is_known) {
+			begin = begun_find_current();
+			/* The kernel's own, which is no call. */
+			if (!begin)
+				return 0;
 			nr = begin->nr;
 			abi = begin->abi;
 			begun_drop_current();
@@ -235,18 +238,22 @@ int BPF_PROG(sys_enter__raw_tp, struct pt_regs *regs, long id)
 	return on_sys_enter(SYSCALL_RAW_NR(false, regs));
 }
 
-/* Before the new program takes the registers over. */
+/*
+ * Before the new program takes the registers over. Not filtered, as the
+ * name that --comm asks for may be that which comes.
+ */
 static __always_inline int on_exec(void)
 {
 	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
 	struct syscount_begun *begin;
 	__s32 nr = SYSCALL_RAW_NR(false, regs);
+	__u32 abi = abi_of(&nr);
 
-	if (!filter_current())
+	if (!syscall_is_exec(nr, abi == SYSCOUNT_COMPAT))
 		return 0;
 	begin = begun_make_current();
 	if (begin) {
-		begin->abi = abi_of(&nr);
+		begin->abi = abi;
 		begin->nr = nr;
 	}
 	return 0;
@@ -264,7 +271,7 @@ int exec__raw_tp(void *ctx)
 	return on_exec();
 }
 
-/* The calls that do not return end here, and so does what is kept of a task. */
+/* The calls that do not return end here. */
 static __always_inline int on_exit(void)
 {
 	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());

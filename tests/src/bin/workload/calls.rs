@@ -64,10 +64,9 @@ pub fn run(args: Args) -> Result<()> {
         }
         for _ in 0..SIGNALS {
             let (pid, tid) = (getpid().as_raw() as usize, gettid().as_raw() as usize);
-            // SAFETY: the signal has a handler.
-            ensure!(
-                unsafe { Call::native(libc::SYS_tgkill, [pid, tid, libc::SIGUSR1 as usize]).make() } == 0
-            );
+            let call = Call::native(libc::SYS_tgkill, [pid, tid, libc::SIGUSR1 as usize]);
+            // SAFETY: it takes no pointers, and the signal has a handler.
+            ensure!(unsafe { call.make() } == 0, "tgkill");
         }
         say("tgkill", "64-bit", SIGNALS, 0)?;
         say("rt_sigreturn", "64-bit", SIGNALS, 0)?;
