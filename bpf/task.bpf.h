@@ -24,9 +24,10 @@ const volatile bool task_storage;
  * kind. btf, a compile-time constant, is that of FIELD().
  *
  * The key of the hash is the task's address: it stays the same when a thread takes its leader's
- * number over in execve(). Others may have the address once the task is gone, so drop the value at
- * its end: TASK_VALUES_EXIT() does that where the task makes no value after sched_process_exit,
- * and a program on sched_switch does it as the task is switched out for the last time.
+ * number over in execve(). Others may have the address once the task is gone, so without
+ * task_storage drop the value at its end: TASK_VALUES_EXIT() does that where the task makes no
+ * value after sched_process_exit, and a program on sched_switch does it as the task is switched
+ * out for the last time.
  */
 #define TASK_VALUES(values, what)                                                                  \
 	struct {                                                                                   \

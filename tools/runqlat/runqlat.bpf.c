@@ -125,7 +125,7 @@ static __always_inline int on_switch(bool btf, __u64 *ctx)
 	if (!task_is_idle(btf, prev)) {
 		if (switch_is_runnable(btf, preempt, prev))
 			begin(btf, prev);
-		else if (switch_is_last(btf, preempt, prev))
+		else if (!task_storage && switch_is_last(btf, preempt, prev))
 			waits_drop(btf, prev);
 	}
 	if (!task_is_idle(btf, next))

@@ -99,9 +99,9 @@ struct Syscount {
     #[arg(long, value_name = "COUNT", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     entries: u32,
     #[command(flatten)]
-    filter: Filter,
-    #[command(flatten)]
     interval: Interval,
+    #[command(flatten)]
+    filter: Filter,
     #[command(flatten)]
     metrics: Metrics,
     #[command(flatten)]
