@@ -135,9 +135,9 @@ static __always_inline bool wanted(long ret, bool *failed)
 	return *failed || !failed_only;
 }
 
-static __always_inline __u32 abi_of(__s32 *nr)
+static __always_inline __u32 abi_of(__s32 *nr, bool compat)
 {
-	if (SYSCALL_IS_COMPAT())
+	if (compat)
 		return SYSCOUNT_COMPAT;
 	if (!SYSCALL_NR_IS_X32(*nr))
 		return SYSCOUNT_NATIVE;
@@ -149,7 +149,7 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 {
 	struct syscount_begun *begin;
 	__s32 nr = SYSCALL_RAW_NR(btf, regs);
-	bool exec, failed, is_wanted;
+	bool compat, exec, failed, is_wanted;
 	__u64 ns = 0;
 	__u32 abi;
 
@@ -161,10 +161,11 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 		return 0;
 	if (!filter_current())
 		return 0;
-	if (nr != SYSCALL_NO_NUMBER && syscall_is_child(nr, ret, SYSCALL_IS_COMPAT()))
+	compat = SYSCALL_IS_COMPAT();
+	if (nr != SYSCALL_NO_NUMBER && syscall_is_child(nr, ret, compat))
 		return 0;
-	abi = abi_of(&nr);
-	exec = !ret && syscall_is_exec(nr, abi == SYSCOUNT_COMPAT);
+	exec = !ret && syscall_is_exec(nr, compat);
+	abi = abi_of(&nr, compat);
 	if (latency) {
 		begin = begun_find_current();
 		if (!begin || !begin->start) {
@@ -220,7 +221,7 @@ static __always_inline int on_sys_enter(__s32 nr)
 	begin = begun_make_current();
 	if (!begin)
 		return 0;
-	begin->abi = abi_of(&nr);
+	begin->abi = abi_of(&nr, SYSCALL_IS_COMPAT());
 	begin->nr = nr;
 	begin->start = bpf_ktime_get_ns();
 	return 0;
@@ -247,7 +248,7 @@ static __always_inline int on_exec(void)
 	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
 	struct syscount_begun *begin;
 	__s32 nr = SYSCALL_RAW_NR(false, regs);
-	__u32 abi = abi_of(&nr);
+	__u32 abi = abi_of(&nr, SYSCALL_IS_COMPAT());
 
 	if (!syscall_is_exec(nr, abi == SYSCOUNT_COMPAT))
 		return 0;
@@ -280,7 +281,7 @@ static __always_inline int on_exit(void)
 
 	if (!filter_current())
 		return 0;
-	abi = abi_of(&nr);
+	abi = abi_of(&nr, SYSCALL_IS_COMPAT());
 	if (syscall_is_exit(nr, abi == SYSCOUNT_COMPAT))
 		count_call(nr, abi, false, false, 0);
 	return 0;
