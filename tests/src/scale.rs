@@ -10,3 +10,13 @@ pub fn times(count: usize) -> usize {
 pub fn is_slow() -> bool {
     std::env::var_os("KSCOPE_SLOW").is_some()
 }
+
+/// More tasks than a tool's hash of them (lib/src/tasks.rs) has room for, which is twice the threads that there are.
+///
+/// # Panics
+/// If /proc/loadavg is no such file.
+pub fn more_than_a_hash_of_tasks() -> u64 {
+    let load = std::fs::read_to_string("/proc/loadavg").expect("/proc/loadavg");
+    let threads = load.split([' ', '/']).nth(4).and_then(|threads| threads.parse::<u64>().ok());
+    (2 * threads.expect("the number of threads")).next_power_of_two().max(4096) + 1000
+}

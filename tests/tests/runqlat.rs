@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kscope_tests::cgroup::Cgroup;
-use kscope_tests::scale::{is_slow, times};
+use kscope_tests::scale::{is_slow, more_than_a_hash_of_tasks, times};
 use kscope_tests::{Finished, Run, Tracer, Who, Workload, metrics, say_untested, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -346,4 +346,14 @@ fn waits_without_room_are_counted_as_lost() {
     // The main thread's own waits are the rest.
     assert!(shown + finished.count("lost") >= waits, "{finished:?} {threads:?}");
     assert_eq!(finished.footer["lost_by_cause"]["map_full"], finished.count("lost"));
+}
+
+#[test]
+fn the_hash_forgets_tasks_that_have_ended() {
+    let count = more_than_a_hash_of_tasks();
+    let workload = Workload::start(["forks", "--count", &count.to_string()]);
+    let tracer = runqlat(&[]).env("KSCOPE_TASKS", "hash").json();
+    workload.finish();
+    let sums = sums(&tracer.stop(), "tid");
+    assert!(sums[&None].count > count, "{sums:?}");
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 
 use kscope_tests::cgroup::Cgroup;
+use kscope_tests::scale::more_than_a_hash_of_tasks;
 use kscope_tests::table::Table;
 use kscope_tests::{Finished, Run, Tracer, Workload, metrics, say_untested, wait_until};
 use nix::sys::signal::Signal;
@@ -450,4 +451,14 @@ fn processes_without_room_are_counted_as_lost() {
     assert_eq!(few.events().count(), 2, "{few:?}");
     assert_eq!(few.footer["lost_by_cause"]["map_full"], few.count("lost"));
     assert_eq!(sum(&few) + few.count("lost"), sum(&all.stop()));
+}
+
+#[test]
+fn the_hash_forgets_tasks_that_have_ended() {
+    let count = more_than_a_hash_of_tasks();
+    let workload = Workload::start(["forks", "--count", &count.to_string()]);
+    let tracer = syscount(&["-L", "--comm", "workload"]).env("KSCOPE_TASKS", "hash").json();
+    workload.finish();
+    let counts = counts(&tracer.stop());
+    assert!(counts[&call("wait4", "64-bit")].count >= count, "{counts:#?}");
 }

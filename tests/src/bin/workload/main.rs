@@ -17,6 +17,7 @@ mod cpu;
 mod exec;
 mod exec_loop;
 mod exec_plan;
+mod forks;
 mod io;
 mod memory;
 mod open;
@@ -41,6 +42,7 @@ const USAGE: &str = "usage: workload open --dir DIR WAY...
        workload syscalls --seconds S --cpu C
        workload burn --seconds S --cpu C
        workload calls
+       workload forks --count N
        workload runq --cpu C --count N [--namespace pid]
        workload comm HEX
        workload noop ...";
@@ -70,6 +72,7 @@ fn run(subcommand: &str, args: Args) -> Result<()> {
         "syscalls" => cpu::syscalls(args),
         "burn" => cpu::burn(args),
         "calls" => calls::run(args),
+        "forks" => forks::run(args),
         "runq" => runq::run(args),
         "comm" => comm::run(args),
         _ => bail!("unknown subcommand {subcommand:?}\n{USAGE}"),
