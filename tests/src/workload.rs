@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::bytes::lossy;
 use crate::run::exit_status;
 use crate::stream::Stream;
-use crate::{Who, programs};
+use crate::{Who, programs, wait_until};
 
 /// The exit status that says: this kernel does not offer what was asked for.
 const REFUSED: i32 = 77;
@@ -112,19 +112,30 @@ impl Workload {
     /// # Panics
     /// If it fails.
     pub fn finish(mut self) -> Vec<Value> {
-        let actions = self.act();
+        let actions = self.actions();
         drop(self.stdin.take());
         let status = exit_status(&self.name, &mut self.child);
         assert!(status.success(), "{}: {status}", self.name);
         actions
     }
 
-    /// Wait until it has done everything: its actions. It stays until it is dropped. Lets it act, if that was not
-    /// done.
+    /// Wait until it has done everything, and sleeps: its actions. It stays until it is dropped. Lets it act, if that
+    /// was not done.
     ///
     /// # Panics
     /// If it fails.
     pub fn act(&mut self) -> Vec<Value> {
+        let actions = self.actions();
+        // Only of a thread that has left its CPU to sleep does this file have the number of a system call.
+        let path = format!("/proc/{}/syscall", self.pid());
+        let sleeps = |text: String| text.starts_with(|c: char| c.is_ascii_digit());
+        wait_until("the workload to sleep", || {
+            std::fs::read_to_string(&path).is_ok_and(sleeps).then_some(())
+        });
+        actions
+    }
+
+    fn actions(&mut self) -> Vec<Value> {
         if !self.gone {
             self.go();
         }
