@@ -209,14 +209,15 @@ fn namespaces_are_those_of_the_waiting() {
 
 /// Two workloads that fight for one CPU, so that each is switched from and woken up beside the other: the tool,
 /// asked for one, has all of its waits, and none of the other's.
-fn only_one(args: impl Fn(&Workload) -> Vec<String>, mut wanted: Workload, mut other: Workload) {
-    let tracer = runqlat(&["-L", "-P"]).args(args(&wanted)).json();
+fn only_one(run: Run, mut wanted: Workload, mut other: Workload) {
+    let tracer = run.args(["-L", "-P"]).json();
     wanted.go();
     other.go();
     let threads = act(&mut wanted);
     act(&mut other);
     let finished = tracer.stop();
     let sums = sums(&finished, "tid");
+    assert_eq!(finished.footer["dropped_by_cause"], serde_json::json!({}), "{}", finished.footer);
     threads.iter().for_each(|thread| assert_same(sums.get(&Some(thread.tid)), thread));
     assert!(finished.events().all(|row| row["pid"] == wanted.pid()), "{finished:?}");
 }
@@ -224,20 +225,22 @@ fn only_one(args: impl Fn(&Workload) -> Vec<String>, mut wanted: Workload, mut o
 #[test]
 fn filters_are_for_the_task_that_waits() {
     let _cpu = alone();
-    only_one(|wanted| vec![format!("--pid={}", wanted.pid())], runq(20), runq(20));
+    let wanted = runq(20);
+    only_one(runqlat(&["-p", &pid_of(&wanted)]), wanted, runq(20));
 
     let nobody = Who::new(Who::NOBODY, &[]);
     let by_nobody = Workload::start_by(&nobody, ["runq", "--cpu", &last_cpu(), "--count", "20"]);
-    only_one(|_| vec!["--uid=nobody".into()], by_nobody, runq(20));
+    only_one(runqlat(&["--uid=nobody"]), by_nobody, runq(20));
 
-    for env in [None, Some("raw_tp")] {
+    for way in ["tp_btf", "raw_tp"] {
         let (above, beside) =
-            (Cgroup::new(format!("runqlat-{env:?}")), Cgroup::new(format!("runqlat-no-{env:?}")));
+            (Cgroup::new(format!("runqlat-{way}")), Cgroup::new(format!("runqlat-no-{way}")));
         let below = above.child("below");
         let (wanted, other) = (runq(20), runq(20));
         below.add(wanted.pid());
         beside.add(other.pid());
-        only_one(|_| vec!["-c".into(), above.path().to_str().unwrap().into()], wanted, other);
+        let run = runqlat(&["-c", above.path().to_str().unwrap()]).env("KSCOPE_WAY", way);
+        only_one(run, wanted, other);
     }
 }
 
