@@ -116,6 +116,18 @@ static __always_inline int on_wakeup(bool btf, __u64 *ctx)
 	return 0;
 }
 
+/* Who ran until now waits for nothing: a wait that still seems to go on had an end that was missed.
+ */
+static __always_inline void forget(bool btf, struct task_struct *task)
+{
+	__u64 *since = waits_find(btf, task);
+
+	if (!since || !*since)
+		return;
+	*since = 0;
+	count(DROPPED_UNKNOWN_END);
+}
+
 static __always_inline int on_switch(bool btf, __u64 *ctx)
 {
 	struct task_struct *prev = SWITCH_PREV(ctx);
@@ -123,6 +135,7 @@ static __always_inline int on_switch(bool btf, __u64 *ctx)
 	bool preempt = SWITCH_PREEMPT(ctx);
 
 	if (!task_is_idle(btf, prev)) {
+		forget(btf, prev);
 		if (switch_is_runnable(btf, preempt, prev))
 			begin(btf, prev);
 		else if (!task_storage && switch_is_last(btf, preempt, prev))
@@ -145,6 +158,7 @@ static __always_inline int on_switch(bool btf, __u64 *ctx)
 		return handler(false, ctx);                                                        \
 	}
 
+/* The ends are seen before the first beginning is. */
+TWO_WAYS(sched_switch, "sched_switch", on_switch)
 TWO_WAYS(sched_wakeup, "sched_wakeup", on_wakeup)
 TWO_WAYS(sched_wakeup_new, "sched_wakeup_new", on_wakeup)
-TWO_WAYS(sched_switch, "sched_switch", on_switch)
