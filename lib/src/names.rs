@@ -12,6 +12,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use procfs::process::Process;
 
 /// The name of a positive errno, `ENOENT`, or its number.
@@ -56,6 +57,18 @@ pub fn errno_number(text: &str) -> Result<u32, String> {
     number
         .filter(|n| (1..=MAX).contains(n))
         .ok_or_else(|| format!("{text:?} is no errno: give a name or a number"))
+}
+
+/// The name of a signal, `SIGKILL`; real-time ones from `SIGRTMIN`, the kernel's first, on.
+pub fn signal(signal: u32) -> String {
+    const SIGRTMIN: u32 = 32;
+    const SIGRTMAX: u32 = 64;
+    match Signal::try_from(signal.cast_signed()) {
+        Ok(known) => known.as_str().into(),
+        Err(_) if signal == SIGRTMIN => "SIGRTMIN".into(),
+        Err(_) if (SIGRTMIN..=SIGRTMAX).contains(&signal) => format!("SIGRTMIN+{}", signal - SIGRTMIN),
+        Err(_) => signal.to_string(),
+    }
 }
 
 /// The user id of a name or number.
@@ -494,6 +507,12 @@ mod tests {
         assert_eq!(errno(2), "ENOENT");
         assert_eq!(errno(512), "ERESTARTSYS");
         assert_eq!(errno(4000), "4000");
+    }
+
+    #[test]
+    fn signals_have_names() {
+        assert_eq!(signal(9), "SIGKILL");
+        assert_eq!(signal(34), "SIGRTMIN+2");
     }
 
     #[test]
