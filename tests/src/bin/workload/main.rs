@@ -18,6 +18,7 @@ mod exec;
 mod exec_loop;
 mod exec_plan;
 mod forks;
+mod exit;
 mod io;
 mod memory;
 mod open;
@@ -38,6 +39,7 @@ const USAGE: &str = "usage: workload open --dir DIR WAY...
        workload open-loop --dir DIR --count N
        workload exec --dir DIR WAY...
        workload exec-loop --count N [--args K]
+       workload exit --dir DIR WAY...
        workload io --path FILE_OR_DEVICE --count N --bs BYTES --mode read|write|discard|flush
        workload syscalls --seconds S --cpu C
        workload burn --seconds S --cpu C
@@ -68,6 +70,8 @@ fn run(subcommand: &str, args: Args) -> Result<()> {
         "open-loop" => open_loop::run(args),
         "exec" => exec::run(args),
         "exec-loop" => exec_loop::run(args),
+        "exit" => exit::run(args),
+        "exit-child" => exit::child(args),
         "io" => io::run(args),
         "syscalls" => cpu::syscalls(args),
         "burn" => cpu::burn(args),
