@@ -139,6 +139,9 @@ impl Kernel {
                 }
                 has_symbol(target)
             }
+            "uprobe" | "uretprobe" if !Path::new("/sys/bus/event_source/devices/uprobe").exists() => {
+                Err("this kernel is built without uprobes".into())
+            }
             _ => Ok(()),
         }
     }

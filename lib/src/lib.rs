@@ -9,6 +9,7 @@ pub mod hooks;
 pub mod intervals;
 pub mod json;
 pub mod kernel;
+pub mod mappings;
 pub mod maps;
 pub mod metrics;
 pub mod names;
@@ -22,6 +23,7 @@ pub mod symbols;
 pub mod syscalls;
 pub mod tasks;
 pub mod time;
+pub mod uprobe;
 
 mod caps;
 mod error;

@@ -7,6 +7,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
+use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
@@ -217,6 +218,29 @@ fn list(counts: &BTreeMap<String, u64>) -> String {
     nonzero(counts).into_iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
+/// What comes up while a tool traces, and is to be traced too.
+pub trait Follow {
+    /// What becomes readable when something has come up.
+    fn fds(&self) -> Vec<BorrowedFd<'_>>;
+
+    /// Attach to what has come up.
+    ///
+    /// # Errors
+    /// Those that end the tracing.
+    fn follow(&mut self) -> Result<Vec<Link>, Error>;
+}
+
+/// Nothing comes up.
+impl Follow for () {
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+
+    fn follow(&mut self) -> Result<Vec<Link>, Error> {
+        Ok(Vec::new())
+    }
+}
+
 /// The end of tracing, and the wait for it or for something to do.
 struct Watch {
     epoll: Epoll,
@@ -233,6 +257,7 @@ const RING: u64 = 0;
 const STDOUT: u64 = 1;
 const METRICS: u64 = 2;
 const COMMAND: u64 = 3;
+const FOLLOWED: u64 = 4;
 
 impl Watch {
     fn new(common: &Common, began: Instant, command: Option<Waiting>) -> Result<Self, Error> {
@@ -260,6 +285,12 @@ impl Watch {
         self.epoll.add(wake, event).map_err(Error::system("watching for scrapes"))
     }
 
+    /// Wake up when there is something to follow.
+    fn followed(&self, fd: BorrowedFd<'_>) -> Result<(), Error> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, FOLLOWED);
+        self.epoll.add(fd, event).map_err(Error::system("watching for what comes later"))
+    }
+
     fn over(&self) -> bool {
         self.dry_run
             || self.reader_gone
@@ -280,7 +311,7 @@ impl Watch {
         let left = self.deadline.map_or(time, |d| time.min(d.saturating_duration_since(Instant::now())));
         // Rounded up: a wait that is too short by a fraction would turn into a spin.
         let ms = u16::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
-        let mut events = [EpollEvent::empty(); 4];
+        let mut events = [EpollEvent::empty(); 8];
         match self.epoll.wait(&mut events, EpollTimeout::from(ms)) {
             Ok(n) => {
                 let has = |source| events[..n].iter().any(|event| event.data() == source);
@@ -395,8 +426,8 @@ impl Session {
             let name = program.name().to_string_lossy().into_owned();
             let fd = program.as_fd().try_clone_to_owned();
             programs.push((name.clone(), fd.map_err(|error| Error::System { what: name.clone(), error })?));
-            // Perf events are one a CPU: see lib/src/perf.rs.
-            if program.section() != "perf_event" {
+            // Perf events are one a CPU (lib/src/perf.rs), and functions are many (lib/src/uprobe.rs).
+            if !["perf_event", "uprobe", "uretprobe"].iter().any(|section| program.section() == *section) {
                 links.push(program.attach().map_err(bpf_error(format!("attaching {name}")))?);
             }
         }
@@ -470,8 +501,22 @@ impl Session {
         ring: &dyn MapCore,
         on_record: impl FnMut(&[u8], &mut Out) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
+        self.stream_following(&mut (), ring, on_record)
+    }
+
+    /// [`Session::stream`], that attaches to what comes up meanwhile.
+    ///
+    /// # Errors
+    /// Those of [`Session::stream`] and of `follow`.
+    pub fn stream_following(
+        &mut self,
+        follow: &mut impl Follow,
+        ring: &dyn MapCore,
+        on_record: impl FnMut(&[u8], &mut Out) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         let Self { out, links, watch, losses, .. } = self;
         watch.ring(ring)?;
+        follow.fds().into_iter().try_for_each(|fd| watch.followed(fd))?;
         out.flush()?;
         // The callback runs below C frames: an error waits here until they are gone.
         let state = RefCell::new((on_record, out, anyhow::Ok(())));
@@ -497,7 +542,9 @@ impl Session {
         };
         while !watch.over() {
             watch.wait(POLL)?;
+            links.extend(follow.follow()?);
             while consume()? && !watch.over() {
+                links.extend(follow.follow()?);
                 losses.report()?;
             }
             state.borrow_mut().1.clock_mut().adjust();

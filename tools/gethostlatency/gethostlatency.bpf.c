@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include "kscope.bpf.h"
+#include "events.bpf.h"
+#include "filter.bpf.h"
+#include "uprobe.bpf.h"
+#include "gethostlatency.h"
+
+/* Threads that are in a call at once. */
+#define THREADS_MAX 2048
+/* Calls of one thread within each other: of musl, gethostbyname() is three. A power of two. */
+#define DEPTH_MAX 4
+
+const volatile bool failed_only;
+const volatile bool want_cgroup;
+
+/* A call that a thread is in. */
+struct frame {
+	__u64 sp;
+	__u64 name;
+	/* Where the _r functions leave their results. */
+	__u64 result;
+	__u64 h_errno;
+	/* An outer call's way to do its work, and no event of its own. */
+	__u64 inner;
+	__u64 start_ns;
+	struct gethostlatency_event event;
+	/* Directly behind the event, as in the record. */
+	__u8 host[GETHOSTLATENCY_HOST_SIZE];
+};
+
+struct thread {
+	__u64 depth;
+	struct frame frames[DEPTH_MAX];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, THREADS_MAX);
+	__type(key, __u64);
+	__type(value, struct thread);
+} threads SEC(".maps");
+
+/* Too large for the stack. */
+struct thread no_calls;
+
+struct gethostlatency_event *gethostlatency_event_type __attribute__((unused));
+enum gethostlatency_call *gethostlatency_call_type __attribute__((unused));
+
+static __always_inline struct frame *frame_at(struct thread *thread, __u64 i)
+{
+	return &thread->frames[i & (DEPTH_MAX - 1)];
+}
+
+/* Whether one function of a library may do its work by calling the other. */
+static __always_inline bool delegates(const struct frame *outer, enum gethostlatency_call call)
+{
+	return outer->event.call != GETHOSTLATENCY_GETADDRINFO && outer->event.call < call;
+}
+
+/* Forget the innermost call, which did not return and will not: it was left by a jump. */
+static __always_inline void give_up(const struct frame *frame)
+{
+	if (!frame->inner)
+		count(DROPPED_UNFINISHED);
+}
+
+static __always_inline int on_entry(struct pt_regs *ctx, enum gethostlatency_call call,
+				    __u64 result, __u64 h_errno)
+{
+	__u64 key = bpf_get_current_pid_tgid(), sp = ENTRY_SP(ctx), name = PT_REGS_PARM1(ctx);
+	struct thread *thread;
+	struct frame *frame;
+	bool inner = false;
+	__u64 depth;
+	long len;
+
+	if (!filter_current())
+		return 0;
+	thread = bpf_map_lookup_elem(&threads, &key);
+	if (!thread) {
+		if (!bpf_map_update_elem(&threads, &key, &no_calls, BPF_NOEXIST))
+			thread = bpf_map_lookup_elem(&threads, &key);
+		if (!thread) {
+			count(GENERATED);
+			count(LOST_MAP_FULL);
+			return 0;
+		}
+	}
+	depth = thread->depth;
+	for (int i = 0; i < DEPTH_MAX && depth; i++) {
+		frame = frame_at(thread, depth - 1);
+		/* Stacks grow downwards: what lies above is still to return. */
+		inner = frame->name == name && delegates(frame, call);
+		if (frame->sp > sp || (frame->sp == sp && inner))
+			break;
+		/* A library that is reached by two paths has two probes, which both come here. */
+		if (frame->sp != sp || frame->name != name || frame->event.call != call)
+			give_up(frame);
+		inner = false;
+		depth--;
+	}
+	if (depth >= DEPTH_MAX) {
+		count(GENERATED);
+		count(LOST_MAP_FULL);
+		return 0;
+	}
+	frame = frame_at(thread, depth);
+	__builtin_memset(&frame->event, 0, sizeof(frame->event));
+	frame->sp = sp;
+	frame->name = name;
+	frame->result = result;
+	frame->h_errno = h_errno;
+	frame->inner = inner;
+	frame->event.call = call;
+	if (!inner && name) {
+		/* Now, for the caller may have it lie where the result will be written. */
+		len = read_user_str(frame->host, sizeof(frame->host), (void *)name);
+		if (len > 0)
+			frame->event.host_len = len;
+	}
+	thread->depth = depth + 1;
+	frame->start_ns = bpf_ktime_get_boot_ns();
+	return 0;
+}
+
+/* Whether a _r function failed, and then why. */
+static __always_inline void read_result(struct frame *frame, int ret)
+{
+	__u64 found = 0;
+
+	bpf_probe_read_user(&found, sizeof(found), (void *)frame->result);
+	frame->event.failed = ret || !found;
+	frame->event.h_errno = 0;
+	if (frame->event.failed)
+		bpf_probe_read_user(&frame->event.h_errno, sizeof(frame->event.h_errno),
+				    (void *)frame->h_errno);
+}
+
+static __always_inline void send(struct frame *frame, __u64 now)
+{
+	struct gethostlatency_event *event = &frame->event;
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	long len = event->host_len;
+
+	if (failed_only && !event->failed)
+		return;
+	event->time_ns = now;
+	event->latency_ns = now - frame->start_ns;
+	event->tgid = pid_tgid >> 32;
+	event->tid = pid_tgid;
+	event->uid = bpf_get_current_uid_gid();
+	if (want_cgroup)
+		event->cgroup = bpf_get_current_cgroup_id();
+	bpf_get_current_comm(event->comm, sizeof(event->comm));
+	event->no_host = !frame->name;
+	/* Its page was not in memory at the entry, but the function has read it since. */
+	if (!len && frame->name)
+		len = read_user_str(frame->host, sizeof(frame->host), (void *)frame->name);
+	if (len <= 0 || len > sizeof(frame->host)) {
+		event->host_unreadable = !!frame->name;
+		len = 1;
+	}
+	/* Without the NUL. */
+	len--;
+	event->host_len = len;
+	event->host_cut = len == sizeof(frame->host) - 1;
+	barrier_var(len);
+	if (len < 0 || len >= sizeof(frame->host))
+		return;
+	events_output(event, sizeof(*event) + len, now);
+}
+
+static __always_inline int on_return(struct pt_regs *ctx, enum gethostlatency_call call)
+{
+	__u64 key = bpf_get_current_pid_tgid(), sp = RETURN_SP(ctx);
+	__u64 now = bpf_ktime_get_boot_ns(), ret = PT_REGS_RC(ctx), depth;
+	struct thread *thread = bpf_map_lookup_elem(&threads, &key);
+	struct frame *frame = NULL;
+	bool found = false;
+
+	if (!thread)
+		return 0;
+	depth = thread->depth;
+	for (int i = 0; i < DEPTH_MAX && depth; i++) {
+		frame = frame_at(thread, depth - 1);
+		found = frame->sp == sp && frame->event.call == call;
+		/* A call that has no frame: its outer ones stay. */
+		if (found || frame->sp > sp || (frame->sp == sp && delegates(frame, call)))
+			break;
+		give_up(frame);
+		depth--;
+	}
+	if (found && frame) {
+		depth--;
+		if (call == GETHOSTLATENCY_GETHOSTBYNAME_R ||
+		    call == GETHOSTLATENCY_GETHOSTBYNAME2_R)
+			read_result(frame, ret);
+		else if (call == GETHOSTLATENCY_GETADDRINFO)
+			frame->event.failed = !!(int)ret;
+		else
+			frame->event.failed = !ret;
+		frame->event.ret = ret;
+		if (frame->inner)
+			/* Where h_errno itself lies, nobody tells. */
+			frame_at(thread, depth - 1)->event.h_errno = frame->event.h_errno;
+		else
+			send(frame, now);
+	}
+	thread->depth = depth;
+	if (!depth)
+		bpf_map_delete_elem(&threads, &key);
+	return 0;
+}
+
+#define FUNCTION(function, call, result, h_errno)                                                  \
+	SEC("uprobe")                                                                              \
+	int function##__uprobe(struct pt_regs *ctx)                                                \
+	{                                                                                          \
+		return on_entry(ctx, call, result, h_errno);                                       \
+	}                                                                                          \
+	SEC("uretprobe")                                                                           \
+	int function##_return__uretprobe(struct pt_regs *ctx)                                      \
+	{                                                                                          \
+		return on_return(ctx, call);                                                       \
+	}
+
+FUNCTION(getaddrinfo, GETHOSTLATENCY_GETADDRINFO, 0, 0)
+FUNCTION(gethostbyname, GETHOSTLATENCY_GETHOSTBYNAME, 0, 0)
+FUNCTION(gethostbyname2, GETHOSTLATENCY_GETHOSTBYNAME2, 0, 0)
+FUNCTION(gethostbyname_r, GETHOSTLATENCY_GETHOSTBYNAME_R, PT_REGS_PARM5(ctx), PT_REGS_PARM6(ctx))
+FUNCTION(gethostbyname2_r, GETHOSTLATENCY_GETHOSTBYNAME2_R, PT_REGS_PARM6(ctx), entry_arg7(ctx))
+
+/* A thread that ends in a call. */
+static __always_inline int on_exit(void)
+{
+	__u64 key = bpf_get_current_pid_tgid();
+	struct thread *thread = bpf_map_lookup_elem(&threads, &key);
+	__u64 depth;
+
+	if (!thread)
+		return 0;
+	depth = thread->depth;
+	for (int i = 0; i < DEPTH_MAX && i < depth; i++)
+		give_up(frame_at(thread, i));
+	bpf_map_delete_elem(&threads, &key);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int thread_end__tp_btf(void *ctx)
+{
+	return on_exit();
+}
+
+SEC("raw_tp/sched_process_exit")
+int thread_end__raw_tp(void *ctx)
+{
+	return on_exit();
+}

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! gethostlatency: print each look-up of a host's name by the C library, and how long it took.
+
+use std::mem::MaybeUninit;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use kscope::Capability;
+use kscope::Columns;
+use kscope::Hooks;
+use kscope::Kernel;
+use kscope::Session;
+use kscope::Tool;
+use kscope::Trace;
+use kscope::cli::Buffer;
+use kscope::cli::Common;
+use kscope::cli::Filter;
+use kscope::escape::c_bytes;
+use kscope::escape::escape;
+use kscope::names;
+use kscope::row::Field;
+use kscope::row::Kind;
+use kscope::row::Row;
+use kscope::row::RowInfo;
+use kscope::row::Value;
+use kscope::session;
+use kscope::time::Wall;
+use kscope::uprobe;
+use kscope::uprobe::Place;
+use kscope::uprobe::Uprobes;
+use libbpf_rs::skel::OpenSkel as _;
+use libbpf_rs::skel::Skel as _;
+
+kscope::skeleton!("gethostlatency");
+use types::gethostlatency_call as Call;
+use types::gethostlatency_event as Record;
+
+kscope::records!(Record: 72);
+
+/// The tool, for the table of tools.
+pub static TOOL: Tool = Tool::of::<Gethostlatency>();
+
+/// Run it.
+pub fn main() -> ExitCode {
+    TOOL.main()
+}
+
+/// Which host names are looked up, how long does it take, and which look-ups fail?
+#[derive(Parser, Debug)]
+struct Gethostlatency {
+    /// Look at calls in this file only: a C library, or a static program with symbols
+    #[arg(short, long, value_name = "PATH")]
+    libc: Option<PathBuf>,
+    /// Print look-ups that failed only
+    #[arg(short = 'x', long)]
+    failed: bool,
+    /// Print the user id
+    #[arg(short = 'U', long = "print-uid")]
+    print_uid: bool,
+    /// Print the cgroup
+    #[arg(long = "print-cgroup")]
+    print_cgroup: bool,
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    buffer: Buffer,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// One look-up that has ended.
+struct Lookup {
+    time: Wall,
+    record: Record,
+    host: Vec<u8>,
+    cgroup: Vec<u8>,
+}
+
+impl Lookup {
+    fn call(&self) -> Call {
+        Call(self.record.call.into())
+    }
+
+    fn function(&self) -> &'static str {
+        match self.call() {
+            Call::GETHOSTLATENCY_GETADDRINFO => "getaddrinfo",
+            Call::GETHOSTLATENCY_GETHOSTBYNAME => "gethostbyname",
+            Call::GETHOSTLATENCY_GETHOSTBYNAME2 => "gethostbyname2",
+            Call::GETHOSTLATENCY_GETHOSTBYNAME_R => "gethostbyname_r",
+            _ => "gethostbyname2_r",
+        }
+    }
+
+    /// Why it failed, if that is known: of gethostbyname() it is not where the library fails by itself.
+    fn error(&self) -> Option<String> {
+        let Record { failed, ret, h_errno, .. } = self.record;
+        match self.call() {
+            _ if failed == 0 => None,
+            Call::GETHOSTLATENCY_GETADDRINFO => Some(eai(ret)),
+            // The call of a buffer that is too small, after which the caller comes again.
+            Call::GETHOSTLATENCY_GETHOSTBYNAME_R | Call::GETHOSTLATENCY_GETHOSTBYNAME2_R
+                if ret != 0 && (ret == ERANGE || h_errno == 0) =>
+            {
+                Some(names::errno(ret))
+            }
+            _ => (h_errno != 0).then(|| host_error(h_errno)),
+        }
+    }
+
+    fn result(&self) -> Value<'_> {
+        match self.error() {
+            Some(error) => Value::String(error),
+            None => Value::Text(if self.record.failed == 0 { "ok" } else { "failed" }),
+        }
+    }
+
+    fn host(&self) -> Value<'_> {
+        let known = self.record.no_host == 0 && self.record.host_unreadable == 0;
+        if known { Value::Bytes(&self.host) } else { Value::Null }
+    }
+
+    fn host_shown(&self) -> Value<'_> {
+        match self.host() {
+            Value::Bytes(host) if self.record.host_cut != 0 => Value::String(escape(host) + "..."),
+            Value::Null if self.record.no_host == 0 => Value::Text("<unreadable>"),
+            host => host,
+        }
+    }
+}
+
+/// include/uapi/asm-generic/errno-base.h
+const ERANGE: i32 = 34;
+
+/// getaddrinfo's errors, from <netdb.h>; glibc's and musl's numbers are the same.
+fn eai(code: i32) -> String {
+    let name = match code {
+        -1 => "EAI_BADFLAGS",
+        -2 => "EAI_NONAME",
+        -3 => "EAI_AGAIN",
+        -4 => "EAI_FAIL",
+        -5 => "EAI_NODATA",
+        -6 => "EAI_FAMILY",
+        -7 => "EAI_SOCKTYPE",
+        -8 => "EAI_SERVICE",
+        -9 => "EAI_ADDRFAMILY",
+        -10 => "EAI_MEMORY",
+        -11 => "EAI_SYSTEM",
+        -12 => "EAI_OVERFLOW",
+        -105 => "EAI_IDN_ENCODE",
+        _ => return code.to_string(),
+    };
+    name.into()
+}
+
+/// h_errno's values, from <netdb.h>.
+fn host_error(code: i32) -> String {
+    let name = match code {
+        -1 => "NETDB_INTERNAL",
+        1 => "HOST_NOT_FOUND",
+        2 => "TRY_AGAIN",
+        3 => "NO_RECOVERY",
+        4 => "NO_DATA",
+        _ => return code.to_string(),
+    };
+    name.into()
+}
+
+impl Row for Lookup {
+    const TYPE: &'static str = "event";
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("time", Kind::Time, "When the call ended", |r: &Self| Value::Time(r.time))
+            .column("TIME", 9),
+        Field::new("uid", Kind::Uint, "User id", |r: &Self| Value::Uint(r.record.uid.into()))
+            .column("UID", 7),
+        Field::new("pid", Kind::Uint, "Process id", |r: &Self| Value::Uint(r.record.tgid.into()))
+            .column("PID", 8),
+        Field::new("tid", Kind::Uint, "Thread id", |r: &Self| Value::Uint(r.record.tid.into())),
+        Field::new("comm", Kind::Bytes, "Name of the thread", |r: &Self| {
+            Value::Bytes(c_bytes(&r.record.comm))
+        })
+        .column("COMM", 17),
+        Field::new("function", Kind::Text, "The function that was called", |r: &Self| {
+            Value::Text(r.function())
+        }),
+        Field::new("latency_us", Kind::Float, "How long the call took, in microseconds", |r: &Self| {
+            Value::Float(r.record.latency_ns as f64 / 1e3, 3)
+        }),
+        Field::table_only("LAT(ms)", 11, "How long the call took", |r: &Self| {
+            Value::Float(r.record.latency_ns as f64 / 1e6, 3)
+        }),
+        Field::new("failed", Kind::Bool, "Whether the call failed", |r: &Self| {
+            Value::Bool(r.record.failed != 0)
+        }),
+        Field::new(
+            "error",
+            Kind::Text,
+            "Why it failed, as <netdb.h> names it, if that is known",
+            |r: &Self| r.error().map_or(Value::Null, Value::String),
+        )
+        .nullable(),
+        Field::table_only("RESULT", 15, "ok, or why it failed", Self::result),
+        Field::new("cgroup", Kind::Bytes, "Path of the cgroup (version 2)", |r: &Self| {
+            Value::Bytes(&r.cgroup)
+        })
+        .column("CGROUP", 30),
+        Field::table_only("HOST", 0, "The name that was looked up", Self::host_shown),
+        Field::new("host", Kind::Bytes, "The name; null if none was passed, or unreadable", Self::host)
+            .nullable(),
+        Field::new("host_unreadable", Kind::Bool, "Whether the name could not be read", |r: &Self| {
+            Value::Bool(r.record.host_unreadable != 0)
+        }),
+        Field::new("host_cut", Kind::Bool, "Whether the name may be longer than shown", |r: &Self| {
+            Value::Bool(r.record.host_cut != 0)
+        }),
+    ];
+}
+
+impl Trace for Gethostlatency {
+    const NAME: &'static str = "gethostlatency";
+    const SUBSYSTEM: &'static str = "applications";
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn rows() -> Vec<RowInfo> {
+        vec![RowInfo::of::<Lookup>()]
+    }
+
+    fn run(self) -> anyhow::Result<()> {
+        let mut storage = MaybeUninit::uninit();
+        let mut open = session::open(GethostlatencySkelBuilder::default(), &mut storage, &self.common)?;
+        if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
+            kscope::set_filter!(rodata, &self.filter);
+            rodata.failed_only = self.failed;
+            rodata.want_cgroup = self.common.json || self.print_cgroup;
+        }
+        session::set_buffer(open.open_object_mut(), &self.buffer)?;
+        let mut taken = Hooks::new().choose(open.open_object_mut(), &Kernel::new()?)?;
+        let skeleton = session::load(open)?;
+        let place = self.libc.clone().map_or(Place::Libraries(uprobe::is_libc), Place::File);
+        let mut probes = Uprobes::new(Self::NAME, skeleton.object(), place, &self.filter.pid)?;
+        taken.notes.extend(probes.notes());
+        // For libraries that come later, in whatever process.
+        let keep = [
+            Capability::CAP_BPF,
+            Capability::CAP_PERFMON,
+            Capability::CAP_SYS_PTRACE,
+            Capability::CAP_DAC_READ_SEARCH,
+            Capability::CAP_CHECKPOINT_RESTORE,
+        ];
+        let attach = |_: &_| probes.attach();
+        let mut session =
+            Session::start_with(Self::NAME, &self.common, skeleton.object(), &taken, &keep, attach)?;
+
+        let columns = self.columns();
+        session.out().header(&columns)?;
+        let mut cgroups = names::Cgroups::default();
+        session.stream_following(&mut probes, &skeleton.maps.events, |bytes, out| {
+            let Some((record, tail)) = kscope::record::<Record>(bytes) else { return Ok(()) };
+            let host = tail[..usize::from(record.host_len).min(tail.len())].to_vec();
+            let (time, cgroup) = (out.clock().wall(record.time_ns), cgroups.path(record.cgroup));
+            Ok(out.row(&columns, &Lookup { time, record, host, cgroup })?)
+        })?;
+        Ok(session.finish()?)
+    }
+}
+
+impl Gethostlatency {
+    fn columns(&self) -> Columns<Lookup> {
+        let mut titles = vec!["TIME", "PID", "COMM", "LAT(ms)", "RESULT", "HOST"];
+        titles.extend(self.print_uid.then_some("UID"));
+        titles.extend(self.print_cgroup.then_some("CGROUP"));
+        Columns::new(&titles)
+    }
+}
