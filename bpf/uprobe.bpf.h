@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Functions of user space, at their entry and at their return. lib/src/uprobe.rs attaches programs
- * by their names: <function>__uprobe, <function>_return__uretprobe.
+ * by their names: <function>__uprobe and <function>_return__uretprobe, in the sections uprobe and
+ * uretprobe, or <function>__uprobe_multi and <function>_return__uretprobe_multi, in uprobe.multi
+ * and uretprobe.multi: where there are such links, they take fewer privileges.
  *
  * These programs may be preempted by others of their kind: no scratch memory by CPU.
  */

@@ -20,6 +20,11 @@ pub enum Error {
          is {0}; run it as root, or set that to 2"
     )]
     Sampling(u64),
+    /// Uprobes are refused to those without a capability that loading programs does not need.
+    #[error(
+        "not allowed to attach uprobes: CAP_SYS_ADMIN missing, which this kernel asks for; run it as root"
+    )]
+    Uprobes,
     /// Maps can't be made, on kernels before 5.11.
     #[error(
         "not allowed to make BPF maps: CAP_SYS_RESOURCE missing, which this kernel asks for beyond RLIMIT_MEMLOCK; \

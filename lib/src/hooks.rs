@@ -14,7 +14,20 @@ use crate::kernel::Kernel;
 use crate::session;
 
 /// The ways, best first: cheaper and surer before dearer.
-const WAYS: [&str; 8] = ["tp_btf", "raw_tp", "tp", "fentry", "fexit", "kprobe", "kretprobe", "perf_event"];
+const WAYS: [&str; 12] = [
+    "tp_btf",
+    "raw_tp",
+    "tp",
+    "fentry",
+    "fexit",
+    "kprobe",
+    "kretprobe",
+    "perf_event",
+    "uprobe_multi",
+    "uprobe",
+    "uretprobe_multi",
+    "uretprobe",
+];
 
 /// A way forced on every hook that has it, to test it: `KSCOPE_WAY=kprobe`.
 const FORCE_WAY: &str = "KSCOPE_WAY";

@@ -31,6 +31,7 @@ enum Probe {
     RawTp,
     Fentry,
     Fexit,
+    UprobeMulti,
 }
 
 impl Kernel {
@@ -139,6 +140,7 @@ impl Kernel {
                 }
                 has_symbol(target)
             }
+            "uprobe.multi" | "uretprobe.multi" => self.loads(Probe::UprobeMulti, target),
             "uprobe" | "uretprobe" if !Path::new("/sys/bus/event_source/devices/uprobe").exists() => {
                 Err("this kernel is built without uprobes".into())
             }
@@ -168,11 +170,11 @@ impl Kernel {
         }
         let id = match probe {
             Probe::TpBtf => self.type_id::<types::Typedef<'_>>(target),
-            Probe::RawTp => 0,
+            Probe::RawTp | Probe::UprobeMulti => 0,
             Probe::Fentry | Probe::Fexit => self.type_id::<types::Func<'_>>(target),
         };
         let result = load_smallest(probe, id);
-        if matches!(probe, Probe::TpBtf | Probe::RawTp) {
+        if matches!(probe, Probe::TpBtf | Probe::RawTp | Probe::UprobeMulti) {
             self.loads.borrow_mut().insert(probe, result.clone());
         }
         result
@@ -202,6 +204,7 @@ fn load_smallest(probe: Probe, target_id: u32) -> Result<(), String> {
         Probe::RawTp => (libbpf_sys::BPF_PROG_TYPE_RAW_TRACEPOINT, 0),
         Probe::Fentry => (libbpf_sys::BPF_PROG_TYPE_TRACING, libbpf_sys::BPF_TRACE_FENTRY),
         Probe::Fexit => (libbpf_sys::BPF_PROG_TYPE_TRACING, libbpf_sys::BPF_TRACE_FEXIT),
+        Probe::UprobeMulti => (libbpf_sys::BPF_PROG_TYPE_KPROBE, libbpf_sys::BPF_TRACE_UPROBE_MULTI),
     };
     let mut opts = libbpf_sys::bpf_prog_load_opts {
         sz: size_of::<libbpf_sys::bpf_prog_load_opts>() as u64,
@@ -223,14 +226,35 @@ fn load_smallest(probe: Probe, target_id: u32) -> Result<(), String> {
     };
     if fd >= 0 {
         // SAFETY: as above.
-        drop(unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) });
-        return Ok(());
+        let program = unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) };
+        return if probe == Probe::UprobeMulti { links_uprobes(&program) } else { Ok(()) };
     }
     let name = crate::names::errno(-fd);
     Err(match name.as_str() {
         "EPERM" => "this kernel refuses such programs (EPERM)".into(),
         other => format!("the kernel refused a test program ({other})"),
     })
+}
+
+/// Whether the kernel knows links to many uprobes at once: then it finds that a folder has no code.
+fn links_uprobes(program: &std::os::fd::OwnedFd) -> Result<(), String> {
+    let offset = 0;
+    let mut opts = libbpf_sys::bpf_link_create_opts {
+        sz: size_of::<libbpf_sys::bpf_link_create_opts>() as u64,
+        ..Default::default()
+    };
+    opts.__bindgen_anon_1.uprobe_multi = libbpf_sys::bpf_link_create_opts__bindgen_ty_1__bindgen_ty_3 {
+        cnt: 1,
+        path: c"/".as_ptr(),
+        offsets: &raw const offset,
+        ..Default::default()
+    };
+    let program = std::os::fd::AsRawFd::as_raw_fd(program);
+    // SAFETY: path, offset and options outlive the call, which can't succeed.
+    let result = unsafe {
+        libbpf_sys::bpf_link_create(program, -1, libbpf_sys::BPF_TRACE_UPROBE_MULTI, &raw const opts)
+    };
+    if result == -libc::EBADF { Ok(()) } else { Err("this kernel has no links to many uprobes".into()) }
 }
 
 fn find_tracefs() -> Option<PathBuf> {

@@ -51,6 +51,7 @@ use crate::say;
 use crate::signals;
 use crate::time::Clock;
 use crate::time::Wall;
+use crate::uprobe;
 
 /// A record is at the latest this old when it is read.
 const POLL: Duration = Duration::from_millis(100);
@@ -427,7 +428,7 @@ impl Session {
             let fd = program.as_fd().try_clone_to_owned();
             programs.push((name.clone(), fd.map_err(|error| Error::System { what: name.clone(), error })?));
             // Perf events are one a CPU (lib/src/perf.rs), and functions are many (lib/src/uprobe.rs).
-            if !["perf_event", "uprobe", "uretprobe"].iter().any(|section| program.section() == *section) {
+            if program.section() != "perf_event" && !uprobe::is_section(program.section()) {
                 links.push(program.attach().map_err(bpf_error(format!("attaching {name}")))?);
             }
         }

@@ -2,9 +2,12 @@
 //! Functions of libraries and of static programs, probed wherever processes have them: also in containers, and
 //! in processes that start later with a library that nobody had before.
 //!
-//! The programs are named `<function>__uprobe` and `<function>_return__uretprobe` (bpf/uprobe.bpf.h).
+//! The programs are named `<function>__uprobe` and `<function>_return__uretprobe`, and with `_multi` behind that
+//! (bpf/uprobe.bpf.h): one of the two ways is loaded.
 
+use std::collections::BTreeSet;
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::fs::File;
 use std::io;
@@ -16,11 +19,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
+use ::caps::Capability;
 use blazesym::inspect::Inspector;
 use blazesym::inspect::source::Elf;
 use blazesym::inspect::source::Source;
 use libbpf_rs::Link;
 use libbpf_rs::Object;
+use libbpf_rs::UprobeMultiOpts;
 use nix::sys::resource::Resource;
 use nix::sys::resource::getrlimit;
 use nix::sys::resource::setrlimit;
@@ -35,8 +40,9 @@ use crate::mappings::Mappings;
 use crate::say;
 use crate::session::Follow;
 
-/// The sections of the programs, in the order in which they are attached: no return may come before its entry.
-const SECTIONS: [(&str, &str); 2] = [("uprobe", "__uprobe"), ("uretprobe", "_return__uretprobe")];
+/// The sections of programs at entries, and at returns, by links to one probe and to many.
+const ENTRY: [&str; 2] = ["uprobe", "uprobe.multi"];
+const RETURN: [&str; 2] = ["uretprobe", "uretprobe.multi"];
 /// So many files are remembered as looked at; beyond, some are looked at again.
 const SEEN_MAX: usize = 1 << 16;
 
@@ -112,21 +118,35 @@ impl<'obj> Uprobes<'obj> {
         if let Place::File(path) = &self.place {
             let path = path.clone();
             let file = File::open(&path).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
-            let links =
-                self.probe(&file).map_err(|why| Error::Usage(format!("{}: {why}", path.display())))?;
+            let links = self.probe(&file).map_err(|error| error.of_file(&path))?;
             if links.is_empty() {
-                let functions = self.functions().collect::<Vec<_>>().join(", ");
+                let functions = self.functions().join(", ");
                 return Err(Error::Usage(format!("{} defines none of {functions}", path.display())));
             }
             return Ok(links);
         }
-        Ok(self.probe_found())
+        self.probe_found(true)
     }
 
-    fn functions(&self) -> impl Iterator<Item = String> {
-        let (section, suffix) = SECTIONS[0];
-        let programs = self.object.progs().filter(move |program| program.section() == section);
-        programs.filter_map(move |program| Some(program.name().to_str()?.strip_suffix(suffix)?.to_string()))
+    /// What to keep, to attach to what comes later and to see it.
+    pub fn capabilities(&self) -> Vec<Capability> {
+        let mut keep = vec![
+            Capability::CAP_BPF,
+            Capability::CAP_PERFMON,
+            Capability::CAP_SYS_PTRACE,
+            Capability::CAP_DAC_READ_SEARCH,
+            Capability::CAP_CHECKPOINT_RESTORE,
+        ];
+        // The way by perf events takes more since 6.16, and wherever that was taken over.
+        let by_perf = self.object.progs().any(|p| p.autoload() && p.section() == ENTRY[0]);
+        keep.extend((by_perf && self.mappings.is_some()).then_some(Capability::CAP_SYS_ADMIN));
+        keep
+    }
+
+    /// The functions, each by the program at its entry.
+    fn functions(&self) -> Vec<String> {
+        let entries = self.object.progs().filter(|p| p.autoload() && ENTRY.iter().any(|s| p.section() == *s));
+        entries.filter_map(|p| Some(p.name().to_str()?.split_once("__")?.0.to_string())).collect()
     }
 
     fn look_at_all(&mut self) {
@@ -195,16 +215,18 @@ impl<'obj> Uprobes<'obj> {
         }
     }
 
-    /// Probe what was found.
-    fn probe_found(&mut self) -> Vec<Link> {
+    /// Probe what was found. Where nothing at all may be probed, that is an error at first.
+    fn probe_found(&mut self, first: bool) -> Result<Vec<Link>, Error> {
         let mut links = Vec::new();
         for (mapping, file) in std::mem::take(&mut self.found) {
             match self.probe(&file) {
                 Ok(new) => links.extend(new),
-                Err(why) => self.say_not_probed(&mapping, &why),
+                Err(NotProbed::Refused) if first => return Err(Error::Uprobes),
+                Err(NotProbed::Refused) => self.say_not_probed(&mapping, &Error::Uprobes.to_string()),
+                Err(NotProbed::Failed(why)) => self.say_not_probed(&mapping, &why),
             }
         }
-        links
+        Ok(links)
     }
 
     fn say_not_probed(&self, mapping: &Mapping, why: &str) {
@@ -213,34 +235,73 @@ impl<'obj> Uprobes<'obj> {
     }
 
     /// Attach every program to its function in a file. No links, where that has none of them or is probed already.
-    fn probe(&mut self, file: &File) -> Result<Vec<Link>, String> {
-        let meta = file.metadata().map_err(|e| e.to_string())?;
+    fn probe(&mut self, file: &File) -> Result<Vec<Link>, NotProbed> {
+        let meta = file.metadata().map_err(|e| NotProbed::Failed(e.to_string()))?;
         if !self.probed.insert((meta.dev(), meta.ino())) || !is_elf64(file) {
             return Ok(Vec::new());
         }
         // By the descriptor, as the path may lead elsewhere by now.
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let functions: Vec<String> = self.functions().collect();
+        let functions = self.functions();
         let names: Vec<&str> = functions.iter().map(String::as_str).collect();
         let mut elf = Elf::new(&path);
         elf.debug_syms = false;
         let inspector = Inspector::new();
-        let found = inspector.lookup(&Source::Elf(elf), &names).map_err(|e| e.to_string())?;
+        let found = inspector.lookup(&Source::Elf(elf), &names);
+        let found = found.map_err(|e| NotProbed::Failed(e.to_string()))?;
         let mut links = Vec::new();
-        for (section, suffix) in SECTIONS {
+        // No return may come before its entry.
+        for (sections, suffix) in [(ENTRY, ""), (RETURN, "_return")] {
             for (function, symbols) in functions.iter().zip(&found) {
                 // One function may have several versions, and several names of one version the same code.
-                let offsets: HashSet<u64> = symbols.iter().filter_map(|symbol| symbol.file_offset).collect();
-                let name = format!("{function}{suffix}");
-                let program = self.object.progs_mut().find(|program| program.name() == name.as_str());
-                let Some(program) = program.filter(|program| program.section() == section) else { continue };
-                for offset in offsets {
-                    let link = program.attach_uprobe(section == "uretprobe", -1, &path, offset as usize);
-                    links.push(link.map_err(|e| format!("{function}: {e}"))?);
+                let offsets: BTreeSet<usize> =
+                    symbols.iter().filter_map(|symbol| Some(symbol.file_offset? as usize)).collect();
+                let prefix = format!("{function}{suffix}__");
+                let programs = self.object.progs_mut().filter(|p| {
+                    p.autoload()
+                        && p.name().as_bytes().starts_with(prefix.as_bytes())
+                        && sections.iter().any(|section| p.section() == *section)
+                });
+                for program in programs.filter(|_| !offsets.is_empty()) {
+                    let retprobe = sections == RETURN;
+                    let new = if program.section() == sections[0] {
+                        let each = offsets.iter().map(|at| program.attach_uprobe(retprobe, -1, &path, *at));
+                        each.collect::<Result<Vec<_>, _>>()
+                    } else {
+                        let offsets = offsets.iter().copied().collect();
+                        let opts = UprobeMultiOpts { offsets, retprobe, ..Default::default() };
+                        program.attach_uprobe_multi_with_opts(-1, &path, "", opts).map(|link| vec![link])
+                    };
+                    links.extend(new.map_err(|error| NotProbed::of(function, &error))?);
                 }
             }
         }
         Ok(links)
+    }
+}
+
+/// Why a file is not probed.
+enum NotProbed {
+    /// The kernel allows it to nobody with these capabilities.
+    Refused,
+    /// A part of a sentence.
+    Failed(String),
+}
+
+impl NotProbed {
+    fn of(function: &str, error: &libbpf_rs::Error) -> Self {
+        match error.kind() {
+            libbpf_rs::ErrorKind::PermissionDenied => Self::Refused,
+            _ => Self::Failed(format!("{function}: {error:#}")),
+        }
+    }
+
+    /// As the end of the tool, which was asked for this file.
+    fn of_file(self, path: &Path) -> Error {
+        match self {
+            Self::Refused => Error::Uprobes,
+            Self::Failed(why) => Error::Usage(format!("{}: {why}", path.display())),
+        }
     }
 }
 
@@ -273,8 +334,13 @@ impl Follow for Uprobes<'_> {
         if news.lost {
             self.look_at_all();
         }
-        Ok(self.probe_found())
+        self.probe_found(false)
     }
+}
+
+/// Whether programs of this section are attached here, and not by their section's name.
+pub(crate) fn is_section(section: &OsStr) -> bool {
+    ENTRY.iter().chain(&RETURN).any(|known| section == *known)
 }
 
 fn file_name(path: &[u8]) -> &[u8] {
@@ -304,7 +370,7 @@ fn open(mapping: &Mapping) -> io::Result<File> {
     if let Ok(file) = File::open(format!("/proc/{pid}/map_files/{start:x}-{end:x}")) {
         return Ok(file);
     }
-    let path = Path::new(std::ffi::OsStr::from_bytes(&mapping.path));
+    let path = Path::new(OsStr::from_bytes(&mapping.path));
     let mut inside = PathBuf::from(format!("/proc/{pid}/root"));
     inside.extend(path.components().skip(1));
     let is_it = |file: &File| file.metadata().is_ok_and(|meta| meta.ino() == mapping.file.inode);

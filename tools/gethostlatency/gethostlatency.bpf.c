@@ -213,10 +213,20 @@ static __always_inline int on_return(struct pt_regs *ctx, enum gethostlatency_ca
 }
 
 #define FUNCTION(function, call, result, h_errno)                                                  \
+	SEC("uprobe.multi")                                                                        \
+	int function##__uprobe_multi(struct pt_regs *ctx)                                          \
+	{                                                                                          \
+		return on_entry(ctx, call, result, h_errno);                                       \
+	}                                                                                          \
 	SEC("uprobe")                                                                              \
 	int function##__uprobe(struct pt_regs *ctx)                                                \
 	{                                                                                          \
 		return on_entry(ctx, call, result, h_errno);                                       \
+	}                                                                                          \
+	SEC("uretprobe.multi")                                                                     \
+	int function##_return__uretprobe_multi(struct pt_regs *ctx)                                \
+	{                                                                                          \
+		return on_return(ctx, call);                                                       \
 	}                                                                                          \
 	SEC("uretprobe")                                                                           \
 	int function##_return__uretprobe(struct pt_regs *ctx)                                      \

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use kscope::Capability;
 use kscope::Columns;
 use kscope::Hooks;
 use kscope::Kernel;
@@ -242,14 +241,7 @@ impl Trace for Gethostlatency {
         let place = self.libc.clone().map_or(Place::Libraries(uprobe::is_libc), Place::File);
         let mut probes = Uprobes::new(Self::NAME, skeleton.object(), place, &self.filter.pid)?;
         taken.notes.extend(probes.notes());
-        // For libraries that come later, in whatever process.
-        let keep = [
-            Capability::CAP_BPF,
-            Capability::CAP_PERFMON,
-            Capability::CAP_SYS_PTRACE,
-            Capability::CAP_DAC_READ_SEARCH,
-            Capability::CAP_CHECKPOINT_RESTORE,
-        ];
+        let keep = probes.capabilities();
         let attach = |_: &_| probes.attach();
         let mut session =
             Session::start_with(Self::NAME, &self.common, skeleton.object(), &taken, &keep, attach)?;
