@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What /proc says about a process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 
 use procfs::ProcError;
-use procfs::process::{Process, Status};
+use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process, Status};
 
 use crate::bpf::Kind;
 
@@ -30,6 +31,34 @@ pub fn status(pid: u32) -> Status {
 /// Whether it has given up gaining privileges; false for a process that has gone.
 pub fn no_new_privs(pid: u32) -> bool {
     process(pid).and_then(|process| process.status()).is_ok_and(|status| status.nonewprivs == Some(1))
+}
+
+/// The files of which a process has mapped code.
+///
+/// # Panics
+/// If there is no such process.
+pub fn executable_files(pid: u32) -> BTreeSet<PathBuf> {
+    let maps = process(pid).and_then(|process| process.maps());
+    let maps = maps.unwrap_or_else(|error| panic!("process {pid}: {error}"));
+    let executable = maps.0.into_iter().filter(|map| map.perms.contains(MMPermissions::EXECUTE));
+    let path = |map: MemoryMap| if let MMapPath::Path(path) = map.pathname { Some(path) } else { None };
+    executable.filter_map(path).collect()
+}
+
+/// The C library of a process, or its program where that is static.
+///
+/// # Panics
+/// If there is no such process.
+pub fn c_library(pid: u32) -> PathBuf {
+    let files = executable_files(pid);
+    let is_library = |file: &&PathBuf| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.starts_with("libc.so") || name.starts_with("libc-2.")
+    };
+    match files.iter().find(is_library) {
+        Some(library) => library.clone(),
+        None => files.into_iter().next().unwrap_or_else(|| panic!("process {pid} has no code")),
+    }
 }
 
 /// The BPF objects that a process has open, by kind and id, with what its fdinfo says of the memory that each

@@ -1,17 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The oracle program at work (tests/src/bin/workload).
 
-use std::ffi::OsStr;
+use std::ffi::{CStr, CString, OsStr};
 use std::fmt;
+use std::fs;
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{chdir, chroot};
 use serde_json::Value;
 
 use crate::bytes::lossy;
 use crate::run::exit_status;
 use crate::stream::Stream;
-use crate::{Who, programs, wait_until};
+use crate::{Who, process, programs, wait_until};
 
 /// The exit status that says: this kernel does not offer what was asked for.
 const REFUSED: i32 = 77;
@@ -66,6 +73,43 @@ impl Workload {
         let mut command = Command::new(programs::workload());
         command.args(args);
         who.run(&mut command);
+        Self::of(command).unwrap_or_else(|refused| panic!("{refused}"))
+    }
+
+    /// [`Workload::start`] in a container: with this folder for its root, in a mount namespace of its own, with its
+    /// own copy of the program and of the libraries.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn start_in<S: AsRef<OsStr>>(root: &Path, args: impl IntoIterator<Item = S>) -> Self {
+        let running = Self::start(["comm", "78"]);
+        for file in process::executable_files(running.pid()) {
+            let name = file.file_name().unwrap_or_default();
+            // The loader is asked for by a path that may be a link.
+            let loader = name.as_bytes().starts_with(b"ld").then(|| root.join("lib64").join(name));
+            for copy in
+                [Some(root.join(file.strip_prefix("/").unwrap_or(&file))), loader].into_iter().flatten()
+            {
+                let folder = copy.parent().unwrap_or(root);
+                fs::create_dir_all(folder).and_then(|()| fs::copy(&file, &copy)).unwrap_or_else(|error| {
+                    panic!("copying {} to {}: {error}", file.display(), copy.display())
+                });
+            }
+        }
+        let program = programs::workload().canonicalize().unwrap_or_else(|error| panic!("{error}"));
+        let mut command = Command::new(&program);
+        command.args(args);
+        let root = CString::new(root.as_os_str().as_bytes()).unwrap_or_default();
+        let enter = move || {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            let none: Option<&CStr> = None;
+            mount(none, c"/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+            chroot(root.as_c_str())?;
+            chdir(c"/")?;
+            Ok(())
+        };
+        // SAFETY: the closure makes system calls, and nothing else.
+        unsafe { command.pre_exec(enter) };
         Self::of(command).unwrap_or_else(|refused| panic!("{refused}"))
     }
 

@@ -38,12 +38,13 @@ fn endless(tool: &str) -> Run {
     Run::new(tool).args(["--duration=1h"])
 }
 
-/// A few opens and executions, done.
+/// A few opens, executions and look-ups, done.
 fn a_few_events() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().to_str().unwrap();
     Workload::start(["open", "--dir", path, "openat", "open-enoent", "thread"]).finish();
     Workload::start(["exec", "--dir", path, "execve", "fail-enoent"]).finish();
+    Workload::start(["lookup", "numeric:127.0.0.1", "numeric:fails"]).finish();
 }
 
 /// Many opens, and executions, which open too, without end; dropping it ends them.
@@ -171,6 +172,10 @@ fn fitting_value(name: &str) -> String {
         "PORT" | "PORTS" | "LPORT" | "RPORT" | "DPORT" | "LOCALPORT" | "REMOTEPORT" => "80".into(),
         "ERRNO" => "ENOENT".into(),
         "DISK" => disk(),
+        "LIBC" => {
+            let workload = Workload::start(["lookup"]);
+            process::c_library(workload.pid()).to_str().unwrap().into()
+        }
         path if path.starts_with("/sys/fs/cgroup") => cgroup::root().to_str().unwrap().into(),
         _ => panic!("flags.tsv has a value named {name}: say in the test what fits"),
     }
@@ -222,6 +227,7 @@ fn hostile_events() {
     let path = hostile.to_str().unwrap();
     Workload::start(["open", "--dir", path, "odd-bytes", "openat-relative"]).finish();
     Workload::start(["exec", "--dir", path, "odd-bytes", "script", "fail-enoent"]).finish();
+    Workload::start(["lookup", "numeric:\u{1b}[2J\n\u{202e}host"]).finish();
     for comm in HOSTILE_COMMS {
         Workload::start(["comm", &hex(comm)]).finish();
     }
@@ -246,12 +252,15 @@ fn hostile_bytes_reach_no_terminal() {
     }
 }
 
-/// A run with a tiny buffer, of which the tool read nothing while opens and executions went on.
+/// A run with a tiny buffer, of which the tool read nothing while events went on.
 fn overrun(tool: &str, args: &[&str]) -> Ended {
     let dir = TempDir::new().unwrap();
     let path = dir.path().to_str().unwrap();
+    // There before, as a tool that stands still finds no new programs.
+    let lookups = Workload::start(["lookup"].into_iter().chain(["numeric:host"; 100]));
     let tracer = endless(tool).args(["--buffer", "4096"]).args(args).json();
     tracer.pause();
+    lookups.finish();
     Workload::start(["open-loop", "--dir", path, "--count", "5000"]).finish();
     Workload::start(["exec-loop", "--count", "60", "--args", "8"]).finish();
     tracer.resume();
@@ -429,12 +438,13 @@ fn has_word(sentence: &str, word: &str) -> bool {
 /// The capabilities of a tool that traces, which must be few.
 fn kept(tool: &str, pid: u32) -> BTreeSet<String> {
     /// What a tool may need later: to read its maps before 5.19, tracefs, other processes' maps, kallsyms.
-    const LATER: [Capability; 5] = [
+    const LATER: [Capability; 6] = [
         Capability::CAP_BPF,
         Capability::CAP_PERFMON,
         Capability::CAP_DAC_READ_SEARCH,
         Capability::CAP_SYS_PTRACE,
         Capability::CAP_SYSLOG,
+        Capability::CAP_CHECKPOINT_RESTORE,
     ];
     let status = process::status(pid);
     assert_eq!(status.nonewprivs, Some(1), "{tool} has not set no_new_privs");

@@ -20,6 +20,7 @@ mod exec_plan;
 mod forks;
 mod exit;
 mod io;
+mod lookup;
 mod memory;
 mod open;
 mod open_loop;
@@ -41,6 +42,8 @@ const USAGE: &str = "usage: workload open --dir DIR WAY...
        workload exec-loop --count N [--args K]
        workload exit --dir DIR WAY...
        workload io --path FILE_OR_DEVICE --count N --bs BYTES --mode read|write|discard|flush
+       workload lookup FUNCTION:HOST...
+       workload lookup-loop --until FILE
        workload syscalls --seconds S --cpu C
        workload burn --seconds S --cpu C
        workload calls
@@ -73,6 +76,8 @@ fn run(subcommand: &str, args: Args) -> Result<()> {
         "exit" => exit::run(args),
         "exit-child" => exit::child(args),
         "io" => io::run(args),
+        "lookup" => lookup::run(args),
+        "lookup-loop" => lookup::run_loop(args),
         "syscalls" => cpu::syscalls(args),
         "burn" => cpu::burn(args),
         "calls" => calls::run(args),
