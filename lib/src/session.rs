@@ -331,6 +331,20 @@ impl Watch {
     }
 }
 
+/// Detach. The kernel waits each time until nobody runs the program any more: where there are many, at once.
+fn detach(links: &mut Vec<Link>) {
+    const FEW: usize = 8;
+    std::thread::scope(|scope| {
+        let share = links.len().div_ceil(FEW);
+        while links.len() > FEW {
+            let part = links.split_off(links.len() - share);
+            // Without a thread, they are dropped here.
+            _ = std::thread::Builder::new().spawn_scoped(scope, move || drop(part));
+        }
+        links.clear();
+    });
+}
+
 /// The account of losses, and what was said of it so far.
 struct Losses {
     tool: &'static str,
@@ -551,7 +565,7 @@ impl Session {
             state.borrow_mut().1.clock_mut().adjust();
             losses.report()?;
         }
-        links.clear();
+        detach(links);
         while !watch.dry_run && consume()? {}
         Ok(())
     }
@@ -593,11 +607,11 @@ impl Session {
             self.publish()?;
             printed += 1;
             if interval.count.is_some_and(|count| u64::from(printed) >= count) {
-                self.links.clear();
+                detach(&mut self.links);
                 return Ok(());
             }
         }
-        self.links.clear();
+        detach(&mut self.links);
         if self.watch.reader_gone || self.watch.dry_run {
             return Ok(());
         }
@@ -618,7 +632,7 @@ impl Session {
     /// # Errors
     /// [`Error::Lost`] with `--strict`, or that of the output.
     pub fn finish(mut self) -> Result<(), Error> {
-        self.links.clear();
+        detach(&mut self.links);
         let account = self.losses.account()?;
         let lost = account.total_lost();
         let misses = self.losses.recursion_misses();

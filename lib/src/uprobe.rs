@@ -19,6 +19,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
+use ::caps::CapSet;
 use ::caps::Capability;
 use blazesym::inspect::Inspector;
 use blazesym::inspect::source::Elf;
@@ -104,9 +105,10 @@ impl<'obj> Uprobes<'obj> {
             1 => "one process does".to_string(),
             n => format!("{n} processes do"),
         };
+        let capable = ::caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_PTRACE).unwrap_or(false);
+        let remedy = if capable { "" } else { " (CAP_SYS_PTRACE shows them)" };
         Some(format!(
-            "{processes} not show what libraries there are: calls in those that nobody else uses can't be seen \
-             (CAP_SYS_PTRACE shows them)"
+            "{processes} not show what libraries there are: calls in those that nobody else uses can't be seen{remedy}"
         ))
     }
 
