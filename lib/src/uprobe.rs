@@ -139,7 +139,7 @@ impl<'obj> Uprobes<'obj> {
             Capability::CAP_DAC_READ_SEARCH,
             Capability::CAP_CHECKPOINT_RESTORE,
         ];
-        // The way by perf events takes more since 6.16, and wherever that was taken over.
+        // Some kernels ask for more by way of perf events: 6.18 does.
         let by_perf = self.object.progs().any(|p| p.autoload() && p.section() == ENTRY[0]);
         keep.extend((by_perf && self.mappings.is_some()).then_some(Capability::CAP_SYS_ADMIN));
         keep
