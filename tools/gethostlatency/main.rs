@@ -13,6 +13,7 @@ use kscope::Session;
 use kscope::Tool;
 use kscope::Trace;
 use kscope::cli::Buffer;
+use kscope::cli::CgroupColumn;
 use kscope::cli::Common;
 use kscope::cli::Filter;
 use kscope::escape::c_bytes;
@@ -57,9 +58,8 @@ struct Gethostlatency {
     /// Print the user id
     #[arg(short = 'U', long = "print-uid")]
     print_uid: bool,
-    /// Print the cgroup
-    #[arg(long = "print-cgroup")]
-    print_cgroup: bool,
+    #[command(flatten)]
+    cgroup: CgroupColumn,
     #[command(flatten)]
     filter: Filter,
     #[command(flatten)]
@@ -199,10 +199,7 @@ impl Row for Lookup {
         )
         .nullable(),
         Field::table_only("RESULT", 15, "ok, or why it failed", Self::result),
-        Field::new("cgroup", Kind::Bytes, "Path of the cgroup (version 2)", |r: &Self| {
-            Value::Bytes(&r.cgroup)
-        })
-        .column("CGROUP", 30),
+        Field::cgroup(|r: &Self| Value::Bytes(&r.cgroup)),
         Field::table_only("HOST", 0, "The name that was looked up", Self::host_shown),
         Field::new("host", Kind::Bytes, "The name; null if none was passed, or unreadable", Self::host)
             .nullable(),
@@ -233,7 +230,7 @@ impl Trace for Gethostlatency {
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
             kscope::set_filter!(rodata, &self.filter);
             rodata.failed_only = self.failed;
-            rodata.want_cgroup = self.common.json || self.print_cgroup;
+            rodata.want_cgroup = self.common.json || self.cgroup.print_cgroup;
         }
         session::set_buffer(open.open_object_mut(), &self.buffer)?;
         let mut taken = Hooks::new().choose(open.open_object_mut(), &Kernel::new()?)?;
@@ -263,7 +260,7 @@ impl Gethostlatency {
     fn columns(&self) -> Columns<Lookup> {
         let mut titles = vec!["TIME", "PID", "COMM", "LAT(ms)", "RESULT", "HOST"];
         titles.extend(self.print_uid.then_some("UID"));
-        titles.extend(self.print_cgroup.then_some("CGROUP"));
+        titles.extend(self.cgroup.print_cgroup.then_some("CGROUP"));
         Columns::new(&titles)
     }
 }
