@@ -66,7 +66,8 @@ pub struct Uprobes<'obj> {
     seen: HashSet<FileId>,
     probed: HashSet<(u64, u64)>,
     found: Vec<(Mapping, File)>,
-    unreadable: usize,
+    /// Processes that do not show their files.
+    unreadable: BTreeSet<u32>,
 }
 
 impl<'obj> Uprobes<'obj> {
@@ -90,7 +91,7 @@ impl<'obj> Uprobes<'obj> {
             seen: HashSet::new(),
             probed: HashSet::new(),
             found: Vec::new(),
-            unreadable: 0,
+            unreadable: BTreeSet::new(),
         };
         if probes.mappings.is_some() {
             probes.look_at_all();
@@ -100,7 +101,7 @@ impl<'obj> Uprobes<'obj> {
 
     /// What can't be seen, in sentences for the user.
     pub fn notes(&self) -> Option<String> {
-        let processes = match self.unreadable {
+        let processes = match self.unreadable.len() {
             0 => return None,
             1 => "one process does".to_string(),
             n => format!("{n} processes do"),
@@ -152,7 +153,7 @@ impl<'obj> Uprobes<'obj> {
     }
 
     fn look_at_all(&mut self) {
-        self.unreadable = 0;
+        self.unreadable.clear();
         if !self.pids.is_empty() {
             self.pids.clone().into_iter().for_each(|pid| self.look_at(pid));
             return;
@@ -171,7 +172,7 @@ impl<'obj> Uprobes<'obj> {
         let maps = match Process::new(pid.cast_signed()).and_then(|process| process.maps()) {
             Ok(maps) => maps,
             Err(procfs::ProcError::PermissionDenied(_)) => {
-                self.unreadable += 1;
+                self.unreadable.insert(pid);
                 return;
             }
             // It has ended.
@@ -213,7 +214,7 @@ impl<'obj> Uprobes<'obj> {
         match open(&mapping) {
             Ok(file) => self.found.push((mapping, file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => (),
-            Err(error) => self.say_not_probed(&mapping, &error.to_string()),
+            Err(_) => _ = self.unreadable.insert(mapping.pid),
         }
     }
 
@@ -233,7 +234,7 @@ impl<'obj> Uprobes<'obj> {
 
     fn say_not_probed(&self, mapping: &Mapping, why: &str) {
         let path = String::from_utf8_lossy(&mapping.path);
-        say(&format!("{}: note: calls in {path} of process {} are not seen: {why}", self.tool, mapping.pid));
+        say(&format!("{}: calls in {path} of process {} are not seen: {why}", self.tool, mapping.pid));
     }
 
     /// Attach every program to its function in a file. No links, where that has none of them or is probed already.
@@ -377,14 +378,9 @@ fn open(mapping: &Mapping) -> io::Result<File> {
     inside.extend(path.components().skip(1));
     let is_it = |file: &File| file.metadata().is_ok_and(|meta| meta.ino() == mapping.file.inode);
     let found = [inside.as_path(), path].into_iter().find_map(|path| File::open(path).ok().filter(is_it));
-    found.ok_or_else(|| {
-        // Who is gone needs no note.
-        if Path::new(&format!("/proc/{pid}")).exists() {
-            io::Error::other("its file can't be opened: CAP_SYS_PTRACE and CAP_CHECKPOINT_RESTORE open it")
-        } else {
-            io::ErrorKind::NotFound.into()
-        }
-    })
+    // Who is gone does not count as one who does not show its files.
+    let is_there = Path::new(&format!("/proc/{pid}")).exists();
+    found.ok_or(if is_there { io::ErrorKind::PermissionDenied } else { io::ErrorKind::NotFound }.into())
 }
 
 /// Whether a file's name is that of a C library: glibc's, musl's, uClibc's or bionic's.

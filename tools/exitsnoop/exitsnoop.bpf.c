@@ -81,7 +81,8 @@ static __always_inline int on_exit(bool btf, struct task_struct *task, bool grou
 					  .tgid = FIELD(btf, who, tgid)};
 		__u8 one = 1;
 
-		if (bpf_map_update_elem(&ended, &process, &one, BPF_NOEXIST) == -EEXIST)
+		/* Before 6.4, the upper half of what an update returns may be anything. */
+		if ((int)bpf_map_update_elem(&ended, &process, &one, BPF_NOEXIST) == -EEXIST)
 			return 0;
 	}
 	event.time_ns = bpf_ktime_get_boot_ns();
