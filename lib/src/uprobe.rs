@@ -240,7 +240,8 @@ impl<'obj> Uprobes<'obj> {
     /// Attach every program to its function in a file. No links, where that has none of them or is probed already.
     fn probe(&mut self, file: &File) -> Result<Vec<Link>, NotProbed> {
         let meta = file.metadata().map_err(|e| NotProbed::Failed(e.to_string()))?;
-        if !self.probed.insert((meta.dev(), meta.ino())) || !is_elf64(file) {
+        let id = (meta.dev(), meta.ino());
+        if self.probed.contains(&id) || !is_elf64(file) {
             return Ok(Vec::new());
         }
         // By the descriptor, as the path may lead elsewhere by now.
@@ -278,6 +279,10 @@ impl<'obj> Uprobes<'obj> {
                     links.extend(new.map_err(|error| NotProbed::of(function, &error))?);
                 }
             }
+        }
+        // The probes hold the inode. The number of one that has none may come again, of another file.
+        if !links.is_empty() {
+            self.probed.insert(id);
         }
         Ok(links)
     }
