@@ -13,6 +13,7 @@ pub mod mappings;
 pub mod maps;
 pub mod metrics;
 pub mod names;
+pub mod net;
 pub mod open_flags;
 pub mod out;
 pub mod perf;

@@ -25,6 +25,7 @@ use crate::json;
 use crate::json::JsonRow;
 use crate::metrics::Exporter;
 use crate::row::Field;
+use crate::row::Kind;
 use crate::row::Row;
 use crate::row::Value;
 use crate::time::Clock;
@@ -45,12 +46,34 @@ pub struct Out {
 }
 
 /// The columns of a table that streams, in the order of the row type's fields.
-pub struct Columns<R: 'static>(Vec<&'static Field<R>>);
+pub struct Columns<R: 'static> {
+    fields: Vec<&'static Field<R>>,
+    /// Titles of columns that are wider than their fields say.
+    widened: Vec<(&'static str, usize)>,
+}
 
 impl<R: Row> Columns<R> {
     /// The columns with these titles.
     pub fn new(titles: &[&str]) -> Self {
-        Self(R::FIELDS.iter().filter(|field| titles.contains(&field.title)).collect())
+        let fields = R::FIELDS.iter().filter(|field| titles.contains(&field.title)).collect();
+        Self { fields, widened: Vec::new() }
+    }
+
+    /// The same columns, those with these titles `width` characters wide.
+    pub fn widened(mut self, titles: &[&'static str], width: usize) -> Self {
+        self.widened.extend(titles.iter().map(|title| (*title, width)));
+        self
+    }
+
+    fn width(&self, field: &Field<R>, timestamps: Option<Timestamps>) -> usize {
+        match (field.kind, timestamps) {
+            (Kind::Time, Some(Timestamps::Rfc3339)) => 30,
+            (Kind::Time, Some(Timestamps::Elapsed)) => 12,
+            _ => {
+                let wide = self.widened.iter().find(|(title, _)| *title == field.title);
+                wide.map_or(field.width, |(_, width)| *width)
+            }
+        }
     }
 }
 
@@ -105,11 +128,11 @@ impl Out {
             return Ok(());
         }
         self.line.clear();
-        for (i, field) in columns.0.iter().enumerate() {
-            let width = self.width(field);
+        for (i, field) in columns.fields.iter().enumerate() {
+            let width = columns.width(field, self.timestamps);
             let start = self.line.len();
             self.line.push_str(field.title);
-            if i + 1 < columns.0.len() {
+            if i + 1 < columns.fields.len() {
                 pad(&mut self.line, start, width);
             }
         }
@@ -133,12 +156,12 @@ impl Out {
             return self.object(&JsonRow(row));
         }
         self.line.clear();
-        for (i, field) in columns.0.iter().enumerate() {
+        for (i, field) in columns.fields.iter().enumerate() {
             let start = self.line.len();
             self.cell((field.get)(row));
             // Blanks at the end of a line are the value's own.
-            if i + 1 < columns.0.len() {
-                let width = self.width(field);
+            if i + 1 < columns.fields.len() {
+                let width = columns.width(field, self.timestamps);
                 pad(&mut self.line, start, width);
             }
         }
@@ -153,11 +176,11 @@ impl Out {
         self.printed += rows.len() as u64;
         let mut cells = Vec::with_capacity(rows.len() + 1);
         if !self.no_header {
-            cells.push(columns.0.iter().map(|field| field.title.to_string()).collect());
+            cells.push(columns.fields.iter().map(|field| field.title.to_string()).collect());
         }
         for row in rows {
-            let mut line = Vec::with_capacity(columns.0.len());
-            for field in &columns.0 {
+            let mut line = Vec::with_capacity(columns.fields.len());
+            for field in &columns.fields {
                 self.line.clear();
                 self.cell((field.get)(row));
                 line.push(std::mem::take(&mut self.line));
@@ -201,14 +224,6 @@ impl Out {
     fn end_line(&mut self) -> Result<(), Error> {
         self.line.push('\n');
         self.writer.write_all(self.line.as_bytes()).map_err(Error::output)
-    }
-
-    fn width<R>(&self, field: &Field<R>) -> usize {
-        match (field.kind, self.timestamps) {
-            (crate::row::Kind::Time, Some(Timestamps::Rfc3339)) => 30,
-            (crate::row::Kind::Time, Some(Timestamps::Elapsed)) => 12,
-            _ => field.width,
-        }
     }
 
     fn cell(&mut self, value: Value<'_>) {

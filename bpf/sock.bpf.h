@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Sockets: their ends, and lists of ports. */
+#ifndef KSCOPE_SOCK_BPF_H
+#define KSCOPE_SOCK_BPF_H
+
+#include "kscope.bpf.h"
+#include <bpf/bpf_endian.h>
+
+#define AF_INET 2
+#define AF_INET6 10
+
+/*
+ * The two ends of a socket. An IPv4 address is stored as IPv6 maps it, ::ffff:a.b.c.d, of whatever
+ * family the socket is: so each has one form only. Ports are in the host's byte order.
+ */
+struct kscope_ends {
+	__u8 local[16];
+	__u8 remote[16];
+	__u16 local_port;
+	__u16 remote_port;
+};
+
+/* Ports that pass, one bit each: a list of any length costs the same. */
+struct kscope_ports {
+	__u64 bits[1024];
+	__u32 some; /* whether there is a list: without one, all pass */
+	__u32 pad;
+};
+
+static __always_inline bool ports_pass(const volatile struct kscope_ports *ports, __u16 port)
+{
+	__u32 word = port >> 6;
+
+	if (!ports->some)
+		return true;
+	/* It is that small already, but the verifier must see it here. */
+	barrier_var(word);
+	return ports->bits[word & 1023] >> (port & 63) & 1;
+}
+
+static __always_inline void map_ipv4(__u8 *to, __be32 address)
+{
+	__builtin_memset(to, 0, 10);
+	to[10] = 0xff;
+	to[11] = 0xff;
+	__builtin_memcpy(to + 12, &address, sizeof(address));
+}
+
+static __always_inline bool is_ipv4(const __u8 *address)
+{
+	for (int i = 0; i < 10; i++)
+		if (address[i])
+			return false;
+	return address[10] == 0xff && address[11] == 0xff;
+}
+
+/*
+ * The port that it is bound to, or 0. Not skc_num: tcp_set_state() clears that before it tells of
+ * TCP_CLOSE.
+ */
+static __always_inline __u16 sock_local_port(const struct sock *sk)
+{
+	return bpf_ntohs(BPF_CORE_READ((const struct inet_sock *)sk, inet_sport));
+}
+
+/* The ends of an IPv4 or IPv6 socket. */
+static __always_inline void sock_ends(bool btf, const struct sock *sk, struct kscope_ends *ends)
+{
+	if (FIELD(btf, sk, __sk_common.skc_family) == AF_INET6) {
+		BPF_CORE_READ_INTO(&ends->local, sk, __sk_common.skc_v6_rcv_saddr);
+		BPF_CORE_READ_INTO(&ends->remote, sk, __sk_common.skc_v6_daddr);
+	} else {
+		map_ipv4(ends->local, FIELD(btf, sk, __sk_common.skc_rcv_saddr));
+		map_ipv4(ends->remote, FIELD(btf, sk, __sk_common.skc_daddr));
+	}
+	ends->local_port = sock_local_port(sk);
+	ends->remote_port = bpf_ntohs(FIELD(btf, sk, __sk_common.skc_dport));
+}
+
+/*
+ * Whether a task that uses the socket runs: it holds the socket's lock, which an interrupt that
+ * finds it held leaves alone. Also some that list sockets do, but they change no state.
+ */
+static __always_inline bool sock_owned_by_task(bool btf, const struct sock *sk)
+{
+	return FIELD(btf, sk, sk_lock.owned);
+}
+
+#endif

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Addresses and ports, as bpf/sock.bpf.h has them.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+/// The address that 16 bytes of a `kscope_ends` hold, where IPv4 is mapped into IPv6.
+pub fn address(bytes: [u8; 16]) -> IpAddr {
+    IpAddr::from(bytes).to_canonical()
+}
+
+/// The version of the protocol that carries packets to an address: 4 or 6.
+pub fn ip_version(address: IpAddr) -> u64 {
+    if address.is_ipv4() { 4 } else { 6 }
+}
+
+/// Ports of a list: one, or a range as in 8000-8099.
+pub type Ports = RangeInclusive<u16>;
+
+/// One entry of a list of ports.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn ports(text: &str) -> Result<Ports, String> {
+    let port = |text: &str| match text.parse() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(format!("not a port or a range of ports: they go from 1 to {}", u16::MAX)),
+    };
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (port(first)?, port(last)?);
+    if first > last {
+        return Err("the range ends before it begins".into());
+    }
+    Ok(first..=last)
+}
+
+/// Put a list of ports into a `kscope_ports`: its bits, and whether there is a list.
+pub fn set_ports(bits: &mut [u64], some: &mut u32, list: &[Ports]) {
+    for port in list.iter().cloned().flatten() {
+        bits[usize::from(port / 64)] |= 1 << (port % 64);
+    }
+    *some = u32::from(!list.is_empty());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mapped_addresses_are_ipv4() {
+        let text = |bytes| address(bytes).to_string();
+        assert_eq!(text([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 1, 2, 3]), "10.1.2.3");
+        assert_eq!(text([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), "::1");
+        assert_eq!(ip_version(address([0; 16])), 6);
+    }
+
+    #[test]
+    fn lists_of_ports() {
+        assert_eq!(ports("80"), Ok(80..=80));
+        assert_eq!(ports("65535"), Ok(65535..=65535));
+        assert_eq!(ports("8000-8099"), Ok(8000..=8099));
+        for bad in ["", "0", "65536", "-1", "1-", "-", "9-8", "http", "1-2-3", "+"] {
+            assert!(ports(bad).is_err(), "{bad}");
+        }
+        let (mut bits, mut some) = ([0; 1024], 0);
+        set_ports(&mut bits, &mut some, &[]);
+        assert_eq!(some, 0);
+        set_ports(&mut bits, &mut some, &[1..=2, 65535..=65535]);
+        assert_eq!((bits[0], bits[1023], some), (6, 1 << 63, 1));
+    }
+}
