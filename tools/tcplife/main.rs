@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! tcplife: print each TCP connection when it ends.
+
+use std::mem::MaybeUninit;
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use clap::Parser;
+use kscope::Columns;
+use kscope::Hooks;
+use kscope::Kernel;
+use kscope::Session;
+use kscope::Tool;
+use kscope::Trace;
+use kscope::cli::Buffer;
+use kscope::cli::Common;
+use kscope::cli::Filter;
+use kscope::escape::c_bytes;
+use kscope::net;
+use kscope::net::Ports;
+use kscope::row::Field;
+use kscope::row::Kind;
+use kscope::row::Row;
+use kscope::row::RowInfo;
+use kscope::row::Value;
+use kscope::session;
+use kscope::time::Wall;
+use libbpf_rs::skel::OpenSkel as _;
+use libbpf_rs::skel::Skel as _;
+
+kscope::skeleton!("tcplife");
+use types::tcplife_event as Record;
+use types::tcplife_side as Side;
+
+kscope::records!(Record: 96);
+
+/// The tool, for the table of tools.
+pub static TOOL: Tool = Tool::of::<Tcplife>();
+
+/// Run it.
+pub fn main() -> ExitCode {
+    TOOL.main()
+}
+
+/// Who talks to whom over TCP, for how long, and how much?
+#[derive(Parser, Debug)]
+#[command(mut_arg("timestamps", |a| a.short('T').alias("time")))]
+struct Tcplife {
+    /// Trace IPv4 only: by what the packets are, also of IPv6 sockets
+    #[arg(short = '4', long, conflicts_with = "ipv6")]
+    ipv4: bool,
+    /// Trace IPv6 only
+    #[arg(short = '6', long)]
+    ipv6: bool,
+    /// Trace these local ports only: a list, also of ranges as in 8000-8099
+    #[arg(short = 'L', long = "localport", value_name = "PORTS", value_delimiter = ',', value_parser = net::ports)]
+    local_ports: Vec<Ports>,
+    /// Trace these remote ports only
+    #[arg(short = 'D', long = "remoteport", value_name = "PORTS", value_delimiter = ',', value_parser = net::ports)]
+    remote_ports: Vec<Ports>,
+    /// Print wide columns, which IPv6 addresses fit in
+    #[arg(short, long)]
+    wide: bool,
+    /// Follow at most so many connections at a time
+    #[arg(long, value_name = "N", default_value = "16384")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1 << 22))]
+    connections: u32,
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    buffer: Buffer,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// A connection that has ended.
+struct Connection {
+    time: Wall,
+    record: Record,
+    local: IpAddr,
+    remote: IpAddr,
+}
+
+impl Connection {
+    fn of_owner<'a>(&'a self, value: Value<'a>) -> Value<'a> {
+        if self.record.tgid == 0 { Value::Null } else { value }
+    }
+
+    fn side(&self) -> Value<'_> {
+        match Side(self.record.side.into()) {
+            Side::TCPLIFE_CONNECTED => Value::Text("connected"),
+            Side::TCPLIFE_ACCEPTED => Value::Text("accepted"),
+            _ => Value::Null,
+        }
+    }
+
+    fn duration(&self, unit_ns: f64, decimals: usize) -> Value<'_> {
+        match self.record.duration_ns {
+            0 => Value::Null,
+            ns => Value::Float(ns as f64 / unit_ns, decimals),
+        }
+    }
+}
+
+fn kib(bytes: u64) -> Value<'static> {
+    Value::Float(bytes as f64 / 1024.0, 2)
+}
+
+impl Row for Connection {
+    const TYPE: &'static str = "event";
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("time", Kind::Time, "When it ended", |r: &Self| Value::Time(r.time)).column("TIME", 9),
+        Field::new("pid", Kind::Uint, "Id of the process that owns it", |r: &Self| {
+            r.of_owner(Value::Uint(r.record.tgid.into()))
+        })
+        .nullable()
+        .column("PID", 7),
+        Field::new("comm", Kind::Bytes, "Name of the owner's thread", |r: &Self| {
+            r.of_owner(Value::Bytes(c_bytes(&r.record.comm)))
+        })
+        .nullable()
+        .column("COMM", 11),
+        Field::new("uid", Kind::Uint, "User id of the owner", |r: &Self| {
+            r.of_owner(Value::Uint(r.record.uid.into()))
+        })
+        .nullable(),
+        Field::new("side", Kind::Text, "connected, or accepted", Self::side).nullable(),
+        Field::new("ip_version", Kind::Uint, "4 or 6, as its packets are", |r: &Self| {
+            Value::Uint(net::ip_version(r.remote))
+        }),
+        Field::new("local_address", Kind::Text, "Address on this host", |r: &Self| {
+            Value::String(r.local.to_string())
+        })
+        .column("LADDR", 15),
+        Field::new("local_port", Kind::Uint, "Port on this host", |r: &Self| {
+            Value::Uint(r.record.ends.local_port.into())
+        })
+        .column("LPORT", 6),
+        Field::new("remote_address", Kind::Text, "Address of the other side", |r: &Self| {
+            Value::String(r.remote.to_string())
+        })
+        .column("RADDR", 15),
+        Field::new("remote_port", Kind::Uint, "Port of the other side", |r: &Self| {
+            Value::Uint(r.record.ends.remote_port.into())
+        })
+        .column("RPORT", 6),
+        Field::table_only("TX_KB", 6, "KiB that the other side acknowledged", |r: &Self| kib(r.record.sent)),
+        Field::table_only("RX_KB", 6, "KiB received", |r: &Self| kib(r.record.received)),
+        Field::new("sent_bytes", Kind::Uint, "Bytes of data that the other side acknowledged", |r: &Self| {
+            Value::Uint(r.record.sent)
+        }),
+        Field::new("received_bytes", Kind::Uint, "Bytes of data received", |r: &Self| {
+            Value::Uint(r.record.received)
+        }),
+        Field::table_only("MS", 0, "Milliseconds from the establishment to the end", |r: &Self| {
+            r.duration(1e6, 2)
+        }),
+        Field::new(
+            "duration_us",
+            Kind::Float,
+            "Microseconds from the establishment to the end; null if it began before the tool",
+            |r: &Self| r.duration(1e3, 3),
+        )
+        .nullable(),
+    ];
+}
+
+impl Trace for Tcplife {
+    const NAME: &'static str = "tcplife";
+    const SUBSYSTEM: &'static str = "network";
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn rows() -> Vec<RowInfo> {
+        vec![RowInfo::of::<Connection>()]
+    }
+
+    fn run(self) -> anyhow::Result<()> {
+        let mut storage = MaybeUninit::uninit();
+        let mut open = session::open(TcplifeSkelBuilder::default(), &mut storage, &self.common)?;
+        if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
+            kscope::set_filter!(rodata, &self.filter);
+            rodata.ip_version = if self.ipv4 { 4 } else { u8::from(self.ipv6) * 6 };
+            let (local, remote) = (&mut rodata.local_ports, &mut rodata.remote_ports);
+            net::set_ports(&mut local.bits, &mut local.some, &self.local_ports);
+            net::set_ports(&mut remote.bits, &mut remote.some, &self.remote_ports);
+        }
+        session::set_buffer(open.open_object_mut(), &self.buffer)?;
+        session::set_max_entries(open.open_object_mut(), "connections", self.connections)?;
+        let taken = Hooks::new().choose(open.open_object_mut(), &Kernel::new()?)?;
+        let skeleton = session::load(open)?;
+        let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
+
+        let columns = self.columns();
+        session.out().header(&columns)?;
+        session.stream(&skeleton.maps.events, |bytes, out| {
+            let Some((record, _)) = kscope::record::<Record>(bytes) else { return Ok(()) };
+            let time = out.clock().wall(record.time_ns);
+            let [local, remote] = [record.ends.local, record.ends.remote].map(net::address);
+            Ok(out.row(&columns, &Connection { time, record, local, remote })?)
+        })?;
+        Ok(session.finish()?)
+    }
+}
+
+impl Tcplife {
+    fn columns(&self) -> Columns<Connection> {
+        let mut titles = vec!["PID", "COMM", "LADDR", "LPORT", "RADDR", "RPORT", "TX_KB", "RX_KB", "MS"];
+        titles.extend(self.common.timestamps.map(|_| "TIME"));
+        let columns = Columns::new(&titles);
+        if self.wide { columns.widened(&["COMM"], 17).widened(&["LADDR", "RADDR"], 27) } else { columns }
+    }
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef TCPLIFE_H
+#define TCPLIFE_H
+
+enum tcplife_side {
+	TCPLIFE_SIDE_UNKNOWN,
+	TCPLIFE_CONNECTED,
+	TCPLIFE_ACCEPTED,
+};
+
+/* A connection that has ended. */
+struct tcplife_event {
+	__u64 time_ns;	   /* CLOCK_BOOTTIME, at the end */
+	__u64 duration_ns; /* since it was established; 0: not known */
+	__u64 sent;
+	__u64 received;
+	__u32 tgid; /* of the owner; 0: not known, as the rest of the owner */
+	__u32 uid;
+	__u8 comm[16];
+	struct kscope_ends ends;
+	__u8 side;
+	__u8 pad[3];
+};
+
+_Static_assert(sizeof(struct tcplife_event) == 96, "size of tcplife_event");
+
+#endif
