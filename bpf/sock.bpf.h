@@ -8,6 +8,8 @@
 
 #define AF_INET 2
 #define AF_INET6 10
+#define S_IFMT 0170000
+#define S_IFSOCK 0140000
 
 /*
  * The two ends of a socket. An IPv4 address is stored as IPv6 maps it, ::ffff:a.b.c.d, of whatever
@@ -84,6 +86,48 @@ static __always_inline void sock_ends(bool btf, const struct sock *sk, struct ks
 static __always_inline bool sock_owned_by_task(bool btf, const struct sock *sk)
 {
 	return FIELD(btf, sk, sk_lock.owned);
+}
+
+/* The socket behind a descriptor of the running task. */
+static __always_inline struct sock *sock_of_fd(int fd)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct fdtable *fdt = BPF_CORE_READ(task, files, fdt);
+	struct file **fds = BPF_CORE_READ(fdt, fd);
+	struct file *file = NULL;
+	struct socket *sock;
+
+	if ((__u32)fd >= BPF_CORE_READ(fdt, max_fds))
+		return NULL;
+	bpf_probe_read_kernel(&file, sizeof(file), fds + fd);
+	if (!file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return NULL;
+	sock = BPF_CORE_READ(file, private_data);
+	return BPF_CORE_READ(sock, sk);
+}
+
+/* The remote end that a caller passes in a struct sockaddr. Returns whether it is one. */
+static __always_inline bool ends_of_sockaddr(struct kscope_ends *ends, const void *user)
+{
+	struct sockaddr_in6 v6 = {};
+	struct sockaddr_in v4 = {};
+	__u16 family = 0;
+
+	bpf_probe_read_user(&family, sizeof(family), user);
+	if (family == AF_INET) {
+		if (bpf_probe_read_user(&v4, sizeof(v4), user))
+			return false;
+		map_ipv4(ends->remote, v4.sin_addr.s_addr);
+		ends->remote_port = bpf_ntohs(v4.sin_port);
+		return true;
+	}
+	/* Without the scope, which callers of old leave out. */
+	if (family != AF_INET6 ||
+	    bpf_probe_read_user(&v6, offsetof(struct sockaddr_in6, sin6_scope_id), user))
+		return false;
+	__builtin_memcpy(ends->remote, &v6.sin6_addr, sizeof(ends->remote));
+	ends->remote_port = bpf_ntohs(v6.sin6_port);
+	return true;
 }
 
 #endif

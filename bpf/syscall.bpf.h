@@ -55,6 +55,7 @@ static __always_inline struct pt_regs *stack_regs(void)
 #define NR_CLONE3 435
 #define NR_EXIT 60
 #define NR_EXIT_GROUP 231
+#define NR_CONNECT 42
 /* Of 32-bit callers. */
 #define NR_COMPAT_OPEN 5
 #define NR_COMPAT_CREAT 8
@@ -63,6 +64,8 @@ static __always_inline struct pt_regs *stack_regs(void)
 #define NR_COMPAT_EXECVE 11
 #define NR_COMPAT_EXECVEAT 358
 #define NR_COMPAT_EXIT_GROUP 252
+#define NR_COMPAT_CONNECT 362
+#define NR_COMPAT_SOCKETCALL 102
 
 #elif defined(__TARGET_ARCH_arm64)
 
@@ -91,6 +94,7 @@ static __always_inline struct pt_regs *stack_regs(void)
 #define NR_CLONE3 435
 #define NR_EXIT 93
 #define NR_EXIT_GROUP 94
+#define NR_CONNECT 203
 #define NR_COMPAT_OPEN 5
 #define NR_COMPAT_CREAT 8
 #define NR_COMPAT_OPENAT 322
@@ -98,6 +102,8 @@ static __always_inline struct pt_regs *stack_regs(void)
 #define NR_COMPAT_EXECVE 11
 #define NR_COMPAT_EXECVEAT 387
 #define NR_COMPAT_EXIT_GROUP 248
+#define NR_COMPAT_CONNECT 283
+#define NR_COMPAT_SOCKETCALL -1
 
 #else
 #error "bpf/syscall.bpf.h does not know this architecture's registers"

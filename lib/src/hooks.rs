@@ -45,6 +45,7 @@ pub struct Hooks {
     args: Vec<(&'static str, usize)>,
     pointers: Vec<(&'static str, usize)>,
     helpers: Vec<(&'static str, &'static str)>,
+    preferred: Vec<(&'static str, &'static str)>,
 }
 
 /// The outcome: the way taken per hook, and what the tool can't see without the rest.
@@ -90,6 +91,12 @@ impl Hooks {
     /// These hooks' programs call this helper, as in `BPF_FUNC_task_pt_regs`.
     pub fn with_helper(mut self, hooks: &[&'static str], helper: &'static str) -> Self {
         self.helpers.extend(hooks.iter().map(|hook| (*hook, helper)));
+        self
+    }
+
+    /// Try this way of a hook first, as it costs those less whom the hook is not about.
+    pub fn prefer(mut self, hook: &'static str, way: &'static str) -> Self {
+        self.preferred.push((hook, way));
         self
     }
 
@@ -149,7 +156,10 @@ impl Hooks {
             if self.unwanted.contains(&hook.as_str()) || follows && !command::is_given() {
                 continue;
             }
-            ways.sort();
+            let preferred = |way: &str| self.preferred.iter().any(|(h, w)| *h == hook && *w == way);
+            ways.sort_by_key(|(rank, name, section)| {
+                (!preferred(way_of(section)), *rank, name.clone())
+            });
             if let Some(forced) = &forced
                 && ways.iter().any(|(_, _, section)| way_of(section) == forced)
             {

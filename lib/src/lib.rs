@@ -17,6 +17,7 @@ pub mod net;
 pub mod open_flags;
 pub mod out;
 pub mod perf;
+pub mod pinned;
 pub mod row;
 pub mod session;
 pub mod signals;

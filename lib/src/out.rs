@@ -43,6 +43,7 @@ pub struct Out {
     filtered: u64,
     pub(crate) exporter: Option<Exporter>,
     pub(crate) is_due: bool,
+    found: u64,
 }
 
 /// The columns of a table that streams, in the order of the row type's fields.
@@ -94,6 +95,7 @@ impl Out {
             filtered: 0,
             exporter: None,
             is_due: true,
+            found: 0,
         })
     }
 
@@ -144,9 +146,14 @@ impl Out {
         self.filtered += 1;
     }
 
-    /// Rows printed and events filtered out.
-    pub(crate) fn counts(&self) -> (u64, u64) {
-        (self.printed, self.filtered)
+    /// Count an event that no program counts: one that user space finds in a map at the end.
+    pub fn found(&mut self) {
+        self.found += 1;
+    }
+
+    /// Rows printed, events filtered out, and events found.
+    pub(crate) fn counts(&self) -> (u64, u64, u64) {
+        (self.printed, self.filtered, self.found)
     }
 
     /// Print one row.

@@ -637,9 +637,9 @@ impl Session {
         let lost = account.total_lost();
         let misses = self.losses.recursion_misses();
         if self.out.is_json() {
-            let (printed, filtered) = self.out.counts();
+            let (printed, filtered, found) = self.out.counts();
             self.out.object(&json!({
-                "type": "footer", "time": Wall::now().rfc3339(), "generated": account.generated,
+                "type": "footer", "time": Wall::now().rfc3339(), "generated": account.generated + found,
                 "events": printed, "filtered": filtered, "lost": lost,
                 "lost_by_cause": nonzero(&account.lost), "dropped_by_cause": nonzero(&account.dropped),
                 "recursion_misses": misses,

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! tcpconnect: print each TCP connect with its result.
+
+use std::collections::BTreeMap;
+use std::mem::MaybeUninit;
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use clap::Parser;
+use kscope::Columns;
+use kscope::Hooks;
+use kscope::Kernel;
+use kscope::Session;
+use kscope::Tool;
+use kscope::Trace;
+use kscope::cli::Buffer;
+use kscope::cli::Common;
+use kscope::cli::Filter;
+use kscope::cli::Interval;
+use kscope::escape::c_bytes;
+use kscope::maps;
+use kscope::names;
+use kscope::net;
+use kscope::net::Ports;
+use kscope::out::Out;
+use kscope::pinned::PinnedMaps;
+use kscope::row::Field;
+use kscope::row::Kind;
+use kscope::row::Row;
+use kscope::row::RowInfo;
+use kscope::row::Value;
+use kscope::session;
+use kscope::time::Wall;
+use libbpf_rs::skel::OpenSkel as _;
+use libbpf_rs::skel::Skel as _;
+
+kscope::skeleton!("tcpconnect");
+use types::kscope_ends as Ends;
+use types::tcpconnect_count as Sum;
+use types::tcpconnect_event as Record;
+use types::tcpconnect_result as Outcome;
+
+kscope::records!(Ends: 36, Sum: 16, Record: 88);
+
+/// So many pairs of ends are counted.
+const COUNTS_MAX: u32 = 16384;
+
+/// The tool, for the table of tools.
+pub static TOOL: Tool = Tool::of::<Tcpconnect>();
+
+/// Run it.
+pub fn main() -> ExitCode {
+    TOOL.main()
+}
+
+/// Who connects to where over TCP, and which connects fail?
+#[derive(Parser, Debug)]
+#[command(mut_arg("timestamps", |a| a.short('t').alias("timestamp")))]
+#[command(mut_arg("uid", |a| a.short('u')))]
+#[command(mut_arg("interval", |a| a.requires("counts")))]
+struct Tcpconnect {
+    /// Count connects by their addresses and remote port
+    #[arg(short = 'c', long = "count")]
+    counts: bool,
+    /// Print the user id
+    #[arg(short = 'U', long)]
+    print_uid: bool,
+    /// Print the local port; with -c, count by it too
+    #[arg(short = 's', long, visible_short_alias = 'L', visible_alias = "lport")]
+    source_port: bool,
+    /// Trace these remote ports only: a list, also of ranges as in 8000-8099
+    #[arg(short = 'P', long = "port", value_name = "PORTS", value_delimiter = ',', value_parser = net::ports)]
+    ports: Vec<Ports>,
+    /// Trace IPv4 only: by what the packets are, also of IPv6 sockets
+    #[arg(short = '4', long, conflicts_with = "ipv6")]
+    ipv4: bool,
+    /// Trace IPv6 only
+    #[arg(short = '6', long)]
+    ipv6: bool,
+    #[command(flatten)]
+    interval: Interval,
+    #[command(flatten)]
+    pinned: PinnedMaps,
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    buffer: Buffer,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// A connect, when its result is known.
+struct Connect {
+    time: Wall,
+    record: Record,
+}
+
+impl Connect {
+    fn remote<'a>(&self, value: impl FnOnce(IpAddr) -> Value<'a>) -> Value<'a> {
+        if self.record.no_remote != 0 { Value::Null } else { value(net::address(self.record.ends.remote)) }
+    }
+
+    fn outcome(&self) -> Outcome {
+        Outcome(self.record.result.into())
+    }
+
+    fn result(&self) -> &'static str {
+        match self.outcome() {
+            Outcome::TCPCONNECT_CONNECTED => "connected",
+            Outcome::TCPCONNECT_FAILED => "failed",
+            Outcome::TCPCONNECT_ABANDONED => "abandoned",
+            _ => "pending",
+        }
+    }
+
+    fn error(&self) -> Value<'_> {
+        match self.record.error {
+            0 => Value::Null,
+            error => Value::String(names::errno(error.cast_signed())),
+        }
+    }
+
+    fn latency(&self, unit_ns: f64) -> Value<'_> {
+        match self.record.latency_ns {
+            0 => Value::Null,
+            ns => Value::Float(ns as f64 / unit_ns, 3),
+        }
+    }
+}
+
+/// An address, unless it is not known yet.
+fn address(bytes: [u8; 16]) -> Value<'static> {
+    let address = net::address(bytes);
+    if address.is_unspecified() { Value::Null } else { Value::String(address.to_string()) }
+}
+
+fn port(port: u16) -> Value<'static> {
+    if port == 0 { Value::Null } else { Value::Uint(port.into()) }
+}
+
+impl Row for Connect {
+    const TYPE: &'static str = "event";
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("time", Kind::Time, "When its result was known", |r: &Self| Value::Time(r.time))
+            .column("TIME", 9),
+        Field::new("uid", Kind::Uint, "User id", |r: &Self| Value::Uint(r.record.uid.into()))
+            .column("UID", 6),
+        Field::new("pid", Kind::Uint, "Id of the process that connects", |r: &Self| {
+            Value::Uint(r.record.tgid.into())
+        })
+        .column("PID", 7),
+        Field::new("tid", Kind::Uint, "Thread id", |r: &Self| Value::Uint(r.record.tid.into())),
+        Field::new("comm", Kind::Bytes, "Name of the thread", |r: &Self| {
+            Value::Bytes(c_bytes(&r.record.comm))
+        })
+        .column("COMM", 13),
+        Field::new("ip_version", Kind::Uint, "4 or 6, as its packets are", |r: &Self| {
+            r.remote(|address| Value::Uint(net::ip_version(address)))
+        })
+        .nullable()
+        .column("IP", 3),
+        Field::new("local_address", Kind::Text, "Address on this host", |r: &Self| {
+            address(r.record.ends.local)
+        })
+        .nullable()
+        .column("SADDR", 15),
+        Field::new("local_port", Kind::Uint, "Port on this host", |r: &Self| port(r.record.ends.local_port))
+            .nullable()
+            .column("SPORT", 6),
+        Field::new("remote_address", Kind::Text, "Address of the other side", |r: &Self| {
+            r.remote(|address| Value::String(address.to_string()))
+        })
+        .nullable()
+        .column("DADDR", 15),
+        Field::new("remote_port", Kind::Uint, "Port of the other side", |r: &Self| {
+            r.remote(|_| Value::Uint(r.record.ends.remote_port.into()))
+        })
+        .nullable()
+        .column("DPORT", 6),
+        Field::table_only("MS", 8, "Milliseconds to the answer", |r: &Self| r.latency(1e6)),
+        Field::table_only("RESULT", 0, "The error, or what became of it", |r: &Self| match r.outcome() {
+            Outcome::TCPCONNECT_FAILED => r.error(),
+            _ => Value::Text(r.result()),
+        }),
+        Field::new("result", Kind::Text, "connected, failed, abandoned or pending", |r: &Self| {
+            Value::Text(r.result())
+        }),
+        Field::new("errno", Kind::Uint, "Error number, or 0", |r: &Self| Value::Uint(r.record.error.into())),
+        Field::new("error", Kind::Text, "Name of the error", Self::error).nullable(),
+        Field::new(
+            "latency_us",
+            Kind::Float,
+            "Microseconds from the first packet to the answer; null if there was none",
+            |r: &Self| r.latency(1e3),
+        )
+        .nullable(),
+    ];
+}
+
+/// The connects of one interval between two ends.
+struct Count {
+    time: Wall,
+    ends: Ends,
+    connects: u64,
+    failed: u64,
+}
+
+impl Row for Count {
+    const TYPE: &'static str = "row";
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("time", Kind::Time, "The interval's end", |r: &Self| Value::Time(r.time)),
+        Field::new("local_address", Kind::Text, "Address on this host", |r: &Self| address(r.ends.local))
+            .nullable()
+            .column("LADDR", 16),
+        Field::new("local_port", Kind::Uint, "With -s: port on this host", |r: &Self| {
+            port(r.ends.local_port)
+        })
+        .nullable()
+        .column("LPORT", 6),
+        Field::new("remote_address", Kind::Text, "Address of the other side", |r: &Self| {
+            Value::String(net::address(r.ends.remote).to_string())
+        })
+        .column("RADDR", 16),
+        Field::new("remote_port", Kind::Uint, "Port of the other side", |r: &Self| {
+            Value::Uint(r.ends.remote_port.into())
+        })
+        .column("RPORT", 6),
+        Field::new("connects", Kind::Uint, "Connects whose result became known", |r: &Self| {
+            Value::Uint(r.connects)
+        })
+        .column("CONNECTS", 9),
+        Field::new("failed", Kind::Uint, "Those of them that did not connect", |r: &Self| {
+            Value::Uint(r.failed)
+        })
+        .column("FAILED", 0),
+    ];
+}
+
+impl Trace for Tcpconnect {
+    const NAME: &'static str = "tcpconnect";
+    const SUBSYSTEM: &'static str = "network";
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn rows() -> Vec<RowInfo> {
+        vec![RowInfo::of::<Connect>(), RowInfo::of::<Count>()]
+    }
+
+    fn run(self) -> anyhow::Result<()> {
+        let mut storage = MaybeUninit::uninit();
+        let mut open = session::open(TcpconnectSkelBuilder::default(), &mut storage, &self.common)?;
+        if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
+            kscope::set_filter!(rodata, &self.filter);
+            rodata.ip_version = if self.ipv4 { 4 } else { u8::from(self.ipv6) * 6 };
+            rodata.counting = self.counts;
+            rodata.count_local_ports = self.source_port;
+            rodata.filter_cgroup_map = self.pinned.cgroupmap.is_some();
+            rodata.filter_mntns_map = self.pinned.mntnsmap.is_some();
+            let ports = &mut rodata.remote_ports;
+            net::set_ports(&mut ports.bits, &mut ports.some, &self.ports);
+        }
+        self.pinned.put_into(open.open_object_mut())?;
+        session::set_buffer(open.open_object_mut(), &self.buffer)?;
+        if self.counts {
+            session::set_max_entries(open.open_object_mut(), "counts", COUNTS_MAX)?;
+        }
+        // The other ways of this hook are run at the end of every system call of every process.
+        let hooks = Hooks::new().prefer("refused", "fexit");
+        let taken = hooks.choose(open.open_object_mut(), &Kernel::new()?)?;
+        let skeleton = session::load(open)?;
+        let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
+        if self.counts {
+            self.count(&mut session, &skeleton)?;
+        } else {
+            self.stream(&mut session, &skeleton)?;
+        }
+        Ok(session.finish()?)
+    }
+}
+
+impl Tcpconnect {
+    fn stream(&self, session: &mut Session, skeleton: &TcpconnectSkel<'_>) -> anyhow::Result<()> {
+        let mut titles = vec!["PID", "COMM", "IP", "SADDR", "DADDR", "DPORT", "MS", "RESULT"];
+        titles.extend(self.common.timestamps.map(|_| "TIME"));
+        titles.extend(self.print_uid.then_some("UID"));
+        titles.extend(self.source_port.then_some("SPORT"));
+        let columns = Columns::new(&titles);
+        session.out().header(&columns)?;
+        let print = |record: Record, out: &mut Out| {
+            let time = out.clock().wall(record.time_ns);
+            out.row(&columns, &Connect { time, record })
+        };
+        session.stream(&skeleton.maps.events, |bytes, out| {
+            let Some((record, _)) = kscope::record::<Record>(bytes) else { return Ok(()) };
+            Ok(print(record, out)?)
+        })?;
+        let mut pending = maps::entries::<u64, Record>(&skeleton.maps.attempts)?;
+        pending.sort_by_key(|(_, record)| record.time_ns);
+        for (_, record) in pending {
+            session.out().found();
+            print(record, session.out())?;
+        }
+        Ok(())
+    }
+
+    fn count(&self, session: &mut Session, skeleton: &TcpconnectSkel<'_>) -> anyhow::Result<()> {
+        let mut titles = vec!["LADDR", "RADDR", "RPORT", "CONNECTS", "FAILED"];
+        titles.extend(self.source_port.then_some("LPORT"));
+        let columns = Columns::new(&titles);
+        session.banner("Counting connects, until Ctrl-C.");
+        let mut before: BTreeMap<_, Sum> = BTreeMap::new();
+        session.intervals(&self.interval, |out| {
+            out.interval_time()?;
+            let mut rows = Vec::new();
+            for (ends, sum) in maps::entries::<Ends, Sum>(&skeleton.maps.counts)? {
+                let key = (ends.local, ends.local_port, ends.remote, ends.remote_port);
+                let old = before.insert(key, sum).unwrap_or_default();
+                let (connects, failed) = (sum.connects - old.connects, sum.failed - old.failed);
+                if connects > 0 {
+                    rows.push(Count { time: Wall::now(), ends, connects, failed });
+                }
+            }
+            rows.sort_by_key(|row| std::cmp::Reverse(row.connects));
+            Ok(out.table(&columns, &rows)?)
+        })
+    }
+}
