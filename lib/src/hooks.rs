@@ -157,9 +157,7 @@ impl Hooks {
                 continue;
             }
             let preferred = |way: &str| self.preferred.iter().any(|(h, w)| *h == hook && *w == way);
-            ways.sort_by_key(|(rank, name, section)| {
-                (!preferred(way_of(section)), *rank, name.clone())
-            });
+            ways.sort_by_key(|(rank, name, section)| (!preferred(way_of(section)), *rank, name.clone()));
             if let Some(forced) = &forced
                 && ways.iter().any(|(_, _, section)| way_of(section) == forced)
             {

@@ -4,14 +4,27 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use crate::row::Value;
+
 /// The address that 16 bytes of a `kscope_ends` hold, where IPv4 is mapped into IPv6.
 pub fn address(bytes: [u8; 16]) -> IpAddr {
     IpAddr::from(bytes).to_canonical()
 }
 
+/// [`address`] for a row: null where it is none.
+pub fn address_value(bytes: [u8; 16]) -> Value<'static> {
+    let address = address(bytes);
+    if address.is_unspecified() { Value::Null } else { Value::String(address.to_string()) }
+}
+
+/// A port for a row: null where it is none.
+pub fn port_value(port: u16) -> Value<'static> {
+    if port == 0 { Value::Null } else { Value::Uint(port.into()) }
+}
+
 /// The version of the protocol that carries packets to an address: 4 or 6.
-pub fn ip_version(address: IpAddr) -> u64 {
-    if address.is_ipv4() { 4 } else { 6 }
+pub fn ip_version(bytes: [u8; 16]) -> u64 {
+    if address(bytes).is_ipv4() { 4 } else { 6 }
 }
 
 /// Ports of a list: one, or a range as in 8000-8099.
@@ -51,7 +64,7 @@ mod tests {
         let text = |bytes| address(bytes).to_string();
         assert_eq!(text([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 1, 2, 3]), "10.1.2.3");
         assert_eq!(text([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), "::1");
-        assert_eq!(ip_version(address([0; 16])), 6);
+        assert_eq!(ip_version([0; 16]), 6);
     }
 
     #[test]

@@ -2,9 +2,11 @@
 //! The BPF objects that the kernel holds.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use libbpf_rs::btf::{Btf, types};
 use libbpf_rs::query::{LinkInfoIter, MapInfoIter, ProgInfoIter};
+use libbpf_rs::{MapCore as _, MapFlags, MapHandle, MapType};
 
 /// A kind of BPF object; each has ids of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,4 +40,56 @@ pub fn has_perf_links() -> bool {
     let btf = Btf::from_vmlinux().expect("the kernel's type information");
     let kinds: Option<types::Enum<'_>> = btf.type_by_name("bpf_link_type");
     kinds.is_some_and(|kinds| kinds.iter().any(|m| m.name.is_some_and(|n| n == "BPF_LINK_TYPE_PERF_EVENT")))
+}
+
+/// A hash map that is pinned in the BPF file system; dropping it removes it.
+pub struct PinnedMap {
+    map: MapHandle,
+    path: PathBuf,
+}
+
+impl PinnedMap {
+    /// With keys of 8 bytes, under a name of its own.
+    ///
+    /// # Panics
+    /// If it can't be made.
+    pub fn new(name: &str) -> Self {
+        Self::of_keys(name, 8)
+    }
+
+    /// With keys of so many bytes.
+    ///
+    /// # Panics
+    /// If it can't be made.
+    pub fn of_keys(name: &str, key_size: u32) -> Self {
+        let options = libbpf_rs::libbpf_sys::bpf_map_create_opts {
+            sz: size_of::<libbpf_rs::libbpf_sys::bpf_map_create_opts>() as u64,
+            ..Default::default()
+        };
+        let mut map = MapHandle::create(MapType::Hash, Some("kscope_test"), key_size, 8, 64, &options)
+            .unwrap_or_else(|error| panic!("a map: {error}"));
+        let path = Path::new("/sys/fs/bpf").join(format!("kscope-test-{name}-{}", std::process::id()));
+        map.pin(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Self { map, path }
+    }
+
+    /// Where it is pinned.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Add a key.
+    ///
+    /// # Panics
+    /// If it has no room.
+    pub fn insert(&self, key: u64) {
+        let (key, value) = (key.to_ne_bytes(), 1_u64.to_ne_bytes());
+        self.map.update(&key, &value, MapFlags::ANY).unwrap_or_else(|error| panic!("{key:?}: {error}"));
+    }
+}
+
+impl Drop for PinnedMap {
+    fn drop(&mut self) {
+        _ = std::fs::remove_file(&self.path);
+    }
 }

@@ -45,6 +45,7 @@ fn a_few_events() {
     Workload::start(["open", "--dir", path, "openat", "open-enoent", "thread"]).finish();
     Workload::start(["exec", "--dir", path, "execve", "fail-enoent"]).finish();
     Workload::start(["lookup", "numeric:127.0.0.1", "numeric:fails"]).finish();
+    Workload::start(["tcp-loop", "--count", "3"]).finish();
 }
 
 /// Many opens, and executions, which open too, without end; dropping it ends them.
@@ -145,10 +146,10 @@ impl Flag {
     }
 
     /// The ways to write it. A long name that `taken` has is that of another flag too, and means that one.
-    fn forms(&self, taken: &BTreeSet<String>) -> Vec<Vec<String>> {
+    fn forms(&self, taken: &BTreeSet<String>, pinned: &bpf::PinnedMap) -> Vec<Vec<String>> {
         let short = self.short.map(|short| format!("-{short}"));
         let long = self.long.clone().filter(|long| self.value.is_some() || !taken.contains(long));
-        let Some(value) = self.value.as_deref().map(fitting_value) else {
+        let Some(value) = self.value.as_deref().map(|name| fitting_value(name, pinned)) else {
             return [short, long].into_iter().flatten().map(|name| vec![name]).collect();
         };
         let joined = short.iter().map(|name| format!("{name}{value}"));
@@ -160,7 +161,7 @@ impl Flag {
 }
 
 /// A value that a tool can take on this machine, for one that a help text calls by this name.
-fn fitting_value(name: &str) -> String {
+fn fitting_value(name: &str, pinned: &bpf::PinnedMap) -> String {
     match name {
         "PID" | "TID" => std::process::id().to_string(),
         "UID" => "0".into(),
@@ -176,6 +177,7 @@ fn fitting_value(name: &str) -> String {
             let workload = Workload::start(["lookup"]);
             process::c_library(workload.pid()).to_str().unwrap().into()
         }
+        "PATH" => pinned.path().to_str().unwrap().into(),
         path if path.starts_with("/sys/fs/cgroup") => cgroup::root().to_str().unwrap().into(),
         _ => panic!("flags.tsv has a value named {name}: say in the test what fits"),
     }
@@ -192,6 +194,8 @@ fn disk() -> String {
 fn flags_of_libbpf_tools_are_accepted() {
     let tools: BTreeSet<&str> = each_tool().collect();
     let mut tried = 0;
+    // As --cgroupmap and --mntnsmap take it.
+    let pinned = bpf::PinnedMap::new("flags");
     for line in FLAGS.lines().skip(1) {
         let [tool, positional, flags] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
         if !tools.contains(tool) {
@@ -206,7 +210,7 @@ fn flags_of_libbpf_tools_are_accepted() {
         let flags: Vec<Flag> = flags.split_whitespace().map(Flag::parse).collect();
         let with_value = flags.iter().filter(|flag| flag.value.is_some());
         let taken = with_value.filter_map(|flag| flag.long.clone()).collect();
-        let forms = flags.iter().flat_map(|flag| flag.forms(&taken)).chain([vec![]]);
+        let forms = flags.iter().flat_map(|flag| flag.forms(&taken, &pinned)).chain([vec![]]);
         for form in forms {
             let ended = Run::new(tool).args(&form).args(&positional).args(["--dry-run"]).output();
             assert_eq!(ended.code(), 0, "{tool} {form:?}: {ended:?}");
@@ -230,6 +234,7 @@ fn hostile_events() {
     Workload::start(["lookup", "numeric:\u{1b}[2J\n\u{202e}host"]).finish();
     for comm in HOSTILE_COMMS {
         Workload::start(["comm", &hex(comm)]).finish();
+        Workload::start(["tcp-loop", "--count", "1", "--comm", &hex(comm)]).finish();
     }
 }
 
@@ -263,6 +268,7 @@ fn overrun(tool: &str, args: &[&str]) -> Ended {
     lookups.finish();
     Workload::start(["open-loop", "--dir", path, "--count", "5000"]).finish();
     Workload::start(["exec-loop", "--count", "60", "--args", "8"]).finish();
+    Workload::start(["tcp-loop", "--count", "100"]).finish();
     tracer.resume();
     tracer.signal(Signal::SIGINT);
     tracer.ended()

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
-use std::net::IpAddr;
 use std::process::ExitCode;
 
 use clap::Parser;
 use kscope::Columns;
+use kscope::Error;
 use kscope::Hooks;
 use kscope::Kernel;
 use kscope::Session;
@@ -57,7 +57,6 @@ pub fn main() -> ExitCode {
 #[derive(Parser, Debug)]
 #[command(mut_arg("timestamps", |a| a.short('t').alias("timestamp")))]
 #[command(mut_arg("uid", |a| a.short('u')))]
-#[command(mut_arg("interval", |a| a.requires("counts")))]
 struct Tcpconnect {
     /// Count connects by their addresses and remote port
     #[arg(short = 'c', long = "count")]
@@ -96,10 +95,6 @@ struct Connect {
 }
 
 impl Connect {
-    fn remote<'a>(&self, value: impl FnOnce(IpAddr) -> Value<'a>) -> Value<'a> {
-        if self.record.no_remote != 0 { Value::Null } else { value(net::address(self.record.ends.remote)) }
-    }
-
     fn outcome(&self) -> Outcome {
         Outcome(self.record.result.into())
     }
@@ -114,28 +109,14 @@ impl Connect {
     }
 
     fn error(&self) -> Value<'_> {
-        match self.record.error {
-            0 => Value::Null,
-            error => Value::String(names::errno(error.cast_signed())),
-        }
+        let error = self.record.error.cast_signed();
+        if error == 0 { Value::Null } else { Value::String(names::errno(error)) }
     }
 
     fn latency(&self, unit_ns: f64) -> Value<'_> {
-        match self.record.latency_ns {
-            0 => Value::Null,
-            ns => Value::Float(ns as f64 / unit_ns, 3),
-        }
+        let ns = self.record.latency_ns as f64;
+        if ns == 0.0 { Value::Null } else { Value::Float(ns / unit_ns, 3) }
     }
-}
-
-/// An address, unless it is not known yet.
-fn address(bytes: [u8; 16]) -> Value<'static> {
-    let address = net::address(bytes);
-    if address.is_unspecified() { Value::Null } else { Value::String(address.to_string()) }
-}
-
-fn port(port: u16) -> Value<'static> {
-    if port == 0 { Value::Null } else { Value::Uint(port.into()) }
 }
 
 impl Row for Connect {
@@ -153,31 +134,37 @@ impl Row for Connect {
         Field::new("comm", Kind::Bytes, "Name of the thread", |r: &Self| {
             Value::Bytes(c_bytes(&r.record.comm))
         })
-        .column("COMM", 13),
+        .column("COMM", 11),
         Field::new("ip_version", Kind::Uint, "4 or 6, as its packets are", |r: &Self| {
-            r.remote(|address| Value::Uint(net::ip_version(address)))
+            if r.record.no_remote != 0 {
+                Value::Null
+            } else {
+                Value::Uint(net::ip_version(r.record.ends.remote))
+            }
         })
         .nullable()
         .column("IP", 3),
         Field::new("local_address", Kind::Text, "Address on this host", |r: &Self| {
-            address(r.record.ends.local)
+            net::address_value(r.record.ends.local)
         })
         .nullable()
-        .column("SADDR", 15),
-        Field::new("local_port", Kind::Uint, "Port on this host", |r: &Self| port(r.record.ends.local_port))
-            .nullable()
-            .column("SPORT", 6),
+        .column("SADDR", 16),
+        Field::new("local_port", Kind::Uint, "Port on this host", |r: &Self| {
+            net::port_value(r.record.ends.local_port)
+        })
+        .nullable()
+        .column("SPORT", 6),
         Field::new("remote_address", Kind::Text, "Address of the other side", |r: &Self| {
-            r.remote(|address| Value::String(address.to_string()))
+            net::address_value(r.record.ends.remote)
         })
         .nullable()
-        .column("DADDR", 15),
+        .column("DADDR", 16),
         Field::new("remote_port", Kind::Uint, "Port of the other side", |r: &Self| {
-            r.remote(|_| Value::Uint(r.record.ends.remote_port.into()))
+            net::port_value(r.record.ends.remote_port)
         })
         .nullable()
         .column("DPORT", 6),
-        Field::table_only("MS", 8, "Milliseconds to the answer", |r: &Self| r.latency(1e6)),
+        Field::table_only("MS", 7, "Milliseconds to the answer", |r: &Self| r.latency(1e6)),
         Field::table_only("RESULT", 0, "The error, or what became of it", |r: &Self| match r.outcome() {
             Outcome::TCPCONNECT_FAILED => r.error(),
             _ => Value::Text(r.result()),
@@ -209,21 +196,25 @@ impl Row for Count {
     const TYPE: &'static str = "row";
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("time", Kind::Time, "The interval's end", |r: &Self| Value::Time(r.time)),
-        Field::new("local_address", Kind::Text, "Address on this host", |r: &Self| address(r.ends.local))
-            .nullable()
-            .column("LADDR", 16),
+        Field::new("local_address", Kind::Text, "Address on this host", |r: &Self| {
+            net::address_value(r.ends.local)
+        })
+        .nullable()
+        .column("LADDR", 16),
         Field::new("local_port", Kind::Uint, "With -s: port on this host", |r: &Self| {
-            port(r.ends.local_port)
+            net::port_value(r.ends.local_port)
         })
         .nullable()
         .column("LPORT", 6),
         Field::new("remote_address", Kind::Text, "Address of the other side", |r: &Self| {
-            Value::String(net::address(r.ends.remote).to_string())
+            net::address_value(r.ends.remote)
         })
+        .nullable()
         .column("RADDR", 16),
         Field::new("remote_port", Kind::Uint, "Port of the other side", |r: &Self| {
-            Value::Uint(r.ends.remote_port.into())
+            net::port_value(r.ends.remote_port)
         })
+        .nullable()
         .column("RPORT", 6),
         Field::new("connects", Kind::Uint, "Connects whose result became known", |r: &Self| {
             Value::Uint(r.connects)
@@ -249,6 +240,9 @@ impl Trace for Tcpconnect {
     }
 
     fn run(self) -> anyhow::Result<()> {
+        if self.interval.interval.is_some() && !self.counts {
+            Err(Error::Usage("an interval has a meaning with -c only".into()))?;
+        }
         let mut storage = MaybeUninit::uninit();
         let mut open = session::open(TcpconnectSkelBuilder::default(), &mut storage, &self.common)?;
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
@@ -261,7 +255,7 @@ impl Trace for Tcpconnect {
             let ports = &mut rodata.remote_ports;
             net::set_ports(&mut ports.bits, &mut ports.some, &self.ports);
         }
-        self.pinned.put_into(open.open_object_mut())?;
+        let pinned = self.pinned.open(open.open_object_mut())?;
         session::set_buffer(open.open_object_mut(), &self.buffer)?;
         if self.counts {
             session::set_max_entries(open.open_object_mut(), "counts", COUNTS_MAX)?;
@@ -270,6 +264,7 @@ impl Trace for Tcpconnect {
         let hooks = Hooks::new().prefer("refused", "fexit");
         let taken = hooks.choose(open.open_object_mut(), &Kernel::new()?)?;
         let skeleton = session::load(open)?;
+        pinned.put_into(skeleton.object())?;
         let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
         if self.counts {
             self.count(&mut session, &skeleton)?;

@@ -28,8 +28,8 @@ struct {
 } attempts SEC(".maps");
 
 /*
- * Sockets with a failure that was reported, and of which their programs may not have heard yet: only
- * with errors that could be refusals too.
+ * Sockets with a failure that was reported, and of which their programs may not have heard yet:
+ * only with errors that could be refusals too.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -2,7 +2,6 @@
 //! tcplife: print each TCP connection when it ends.
 
 use std::mem::MaybeUninit;
-use std::net::IpAddr;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -77,8 +76,6 @@ struct Tcplife {
 struct Connection {
     time: Wall,
     record: Record,
-    local: IpAddr,
-    remote: IpAddr,
 }
 
 impl Connection {
@@ -126,20 +123,20 @@ impl Row for Connection {
         .nullable(),
         Field::new("side", Kind::Text, "connected, or accepted", Self::side).nullable(),
         Field::new("ip_version", Kind::Uint, "4 or 6, as its packets are", |r: &Self| {
-            Value::Uint(net::ip_version(r.remote))
+            Value::Uint(net::ip_version(r.record.ends.remote))
         }),
         Field::new("local_address", Kind::Text, "Address on this host", |r: &Self| {
-            Value::String(r.local.to_string())
+            net::address_value(r.record.ends.local)
         })
-        .column("LADDR", 15),
+        .column("LADDR", 16),
         Field::new("local_port", Kind::Uint, "Port on this host", |r: &Self| {
             Value::Uint(r.record.ends.local_port.into())
         })
         .column("LPORT", 6),
         Field::new("remote_address", Kind::Text, "Address of the other side", |r: &Self| {
-            Value::String(r.remote.to_string())
+            net::address_value(r.record.ends.remote)
         })
-        .column("RADDR", 15),
+        .column("RADDR", 16),
         Field::new("remote_port", Kind::Uint, "Port of the other side", |r: &Self| {
             Value::Uint(r.record.ends.remote_port.into())
         })
@@ -198,8 +195,7 @@ impl Trace for Tcplife {
         session.stream(&skeleton.maps.events, |bytes, out| {
             let Some((record, _)) = kscope::record::<Record>(bytes) else { return Ok(()) };
             let time = out.clock().wall(record.time_ns);
-            let [local, remote] = [record.ends.local, record.ends.remote].map(net::address);
-            Ok(out.row(&columns, &Connection { time, record, local, remote })?)
+            Ok(out.row(&columns, &Connection { time, record })?)
         })?;
         Ok(session.finish()?)
     }

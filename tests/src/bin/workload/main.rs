@@ -22,11 +22,14 @@ mod exit;
 mod io;
 mod lookup;
 mod memory;
+mod net;
 mod open;
 mod open_loop;
 mod open_plan;
 mod protocol;
 mod runq;
+mod tcp_connect;
+mod tcp_life;
 mod uring;
 
 use std::process::ExitCode;
@@ -50,6 +53,9 @@ const USAGE: &str = "usage: workload open --dir DIR WAY...
        workload forks --count N
        workload runq --cpu C --count N [--namespace pid]
        workload comm HEX
+       workload tcp-life WAY...
+       workload tcp-connect WAY...
+       workload tcp-loop --count N [--comm HEX]
        workload noop ...";
 
 fn main() -> ExitCode {
@@ -84,6 +90,9 @@ fn run(subcommand: &str, args: Args) -> Result<()> {
         "forks" => forks::run(args),
         "runq" => runq::run(args),
         "comm" => comm::run(args),
+        "tcp-life" => tcp_life::run(args),
+        "tcp-connect" => tcp_connect::run(args),
+        "tcp-loop" => net::run_loop(args),
         _ => bail!("unknown subcommand {subcommand:?}\n{USAGE}"),
     }
 }

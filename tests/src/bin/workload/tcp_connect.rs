@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `tcp-connect`: connects in every way there is, with every result.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use anyhow::{Result, anyhow, bail, ensure};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{SockaddrStorage, bind, getsockopt, setsockopt, sockopt};
+use nix::unistd::{getpid, gettid};
+use serde_json::json;
+
+use crate::args::Args;
+use crate::net::{self, V4, V6};
+use crate::protocol::{comm_hex, emit, session};
+
+/// A port of documentation's that nobody is asked on.
+const NOWHERE: u16 = 9;
+/// How long a connect waits whose packets get no answer.
+const USER_TIMEOUT_MS: u32 = 50;
+
+/// What comes behind the connect.
+#[derive(Clone, Copy, PartialEq)]
+enum Then {
+    Nothing,
+    /// Wait for its result, and ask for it by SO_ERROR.
+    AskOption,
+    /// Wait for its result, and ask for it by another connect.
+    ConnectAgain,
+    /// Close the socket, with no answer there.
+    Abandon,
+    /// Leave it without an answer until the end.
+    Leave,
+}
+
+struct Connect {
+    way: String,
+    fd: Option<OwnedFd>,
+    to: SocketAddr,
+    /// The family that is passed, where it is none.
+    wrong_family: bool,
+    then: Then,
+    /// What the connect itself gives.
+    returns: i32,
+    /// The result's error.
+    error: i32,
+    /// Whether nothing is sent.
+    unsent: bool,
+    in_thread: bool,
+}
+
+/// What connects are made to: it lasts as long as they do.
+struct Peers {
+    v4: TcpListener,
+    v6: TcpListener,
+    refusing: Vec<(OwnedFd, SocketAddr)>,
+    /// Its queue is full, so that it does not answer.
+    silent: TcpListener,
+    _in_queue: TcpStream,
+    /// Already connected to `v4`, from this end.
+    _connected: TcpStream,
+    taken: SocketAddr,
+}
+
+impl Peers {
+    fn new() -> Result<Self> {
+        let v4 = net::listener(V4, 64)?;
+        let silent = net::listener(V4, 0)?;
+        let in_queue = TcpStream::connect(silent.local_addr()?)?;
+        let connected = bound(SocketAddr::new(V4, 0))?;
+        ensure!(net::try_connect(&connected, v4.local_addr()?)? == 0, "no connection");
+        let connected = TcpStream::from(connected);
+        let taken = connected.local_addr()?;
+        let refusing = vec![net::refusing(V4)?, net::refusing(V6)?];
+        Ok(Self {
+            v6: net::listener(V6, 64)?,
+            _in_queue: in_queue,
+            _connected: connected,
+            v4,
+            silent,
+            refusing,
+            taken,
+        })
+    }
+
+    fn plan(&self, way: &str) -> Result<Connect> {
+        let v4 = self.v4.local_addr()?;
+        let silent = self.silent.local_addr()?;
+        let (refusing4, refusing6) = (self.refusing[0].1, self.refusing[1].1);
+        let nowhere = |address: std::net::IpAddr| SocketAddr::new(address, NOWHERE);
+        let (to, then, returns, error) = match way {
+            "v4" | "thread" => (v4, Then::Nothing, 0, 0),
+            "v6" => (self.v6.local_addr()?, Then::Nothing, 0, 0),
+            "mapped" => (net::mapped(v4), Then::Nothing, 0, 0),
+            "refused" => (refusing4, Then::Nothing, libc::ECONNREFUSED, libc::ECONNREFUSED),
+            "refused6" => (refusing6, Then::Nothing, libc::ECONNREFUSED, libc::ECONNREFUSED),
+            "nonblocking" => (v4, Then::AskOption, libc::EINPROGRESS, 0),
+            "nonblocking-again" => (v4, Then::ConnectAgain, libc::EINPROGRESS, 0),
+            "nonblocking-refused" => (refusing4, Then::AskOption, libc::EINPROGRESS, libc::ECONNREFUSED),
+            "nonblocking-refused-again" => {
+                (refusing4, Then::ConnectAgain, libc::EINPROGRESS, libc::ECONNREFUSED)
+            }
+            "timeout" => (silent, Then::Nothing, libc::ETIMEDOUT, libc::ETIMEDOUT),
+            "abandoned" => (silent, Then::Abandon, libc::EINPROGRESS, 0),
+            "pending" => (silent, Then::Leave, libc::EINPROGRESS, 0),
+            "unreachable" => {
+                let to = nowhere(Ipv4Addr::BROADCAST.into());
+                (to, Then::Nothing, libc::ENETUNREACH, libc::ENETUNREACH)
+            }
+            "unreachable6" => {
+                let to = nowhere(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into());
+                (to, Then::Nothing, libc::ENETUNREACH, libc::ENETUNREACH)
+            }
+            "port-taken" => (v4, Then::Nothing, libc::EADDRNOTAVAIL, libc::EADDRNOTAVAIL),
+            "wrong-family" => (v4, Then::Nothing, libc::EAFNOSUPPORT, libc::EAFNOSUPPORT),
+            _ => bail!("unknown way to connect: {way}"),
+        };
+        let fd = if way == "port-taken" { bound(self.taken)? } else { net::stream(to)? };
+        if returns == libc::EINPROGRESS {
+            fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        }
+        if way == "timeout" {
+            setsockopt(&fd, sockopt::TcpUserTimeout, &USER_TIMEOUT_MS)?;
+        }
+        Ok(Connect {
+            fd: Some(fd),
+            to,
+            wrong_family: way == "wrong-family",
+            then,
+            returns,
+            error,
+            unsent: ["unreachable", "unreachable6", "port-taken", "wrong-family"].contains(&way),
+            in_thread: way == "thread",
+            way: way.into(),
+        })
+    }
+}
+
+/// A socket that is bound to this end, as others may be.
+fn bound(to: SocketAddr) -> Result<OwnedFd> {
+    let fd = net::stream(to)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
+    Ok(fd)
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let peers = Peers::new()?;
+    let mut connects = Vec::new();
+    for way in args.words()? {
+        connects.push(peers.plan(&way)?);
+    }
+    session(|| connects.iter_mut().try_for_each(Connect::act))
+}
+
+impl Connect {
+    fn act(&mut self) -> Result<()> {
+        let fd = self.fd.take().ok_or_else(|| anyhow!("a connect is made once"))?;
+        if !self.in_thread {
+            return self.act_here(fd);
+        }
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("other-thread".into());
+            let thread = thread.spawn_scoped(scope, || self.act_here(fd))?;
+            thread.join().map_err(|_| anyhow!("the other thread panicked"))?
+        })
+    }
+
+    fn act_here(&mut self, fd: OwnedFd) -> Result<()> {
+        let returned = if self.wrong_family { wrong_connect(&fd)? } else { net::try_connect(&fd, self.to)? };
+        ensure!(returned == self.returns, "{}: connect gave {returned}, not {}", self.way, self.returns);
+        let local = local_port(&fd);
+        match self.then {
+            Then::AskOption | Then::ConnectAgain => self.ask(&fd)?,
+            Then::Leave => self.fd = Some(fd),
+            Then::Nothing | Then::Abandon => (),
+        }
+        let result = match (self.then, self.error) {
+            (Then::Abandon, _) => "abandoned",
+            (Then::Leave, _) => "pending",
+            (_, 0) => "connected",
+            _ => "failed",
+        };
+        let to = net::canonical(self.to);
+        let known = !self.wrong_family;
+        emit(&json!({
+            "way": self.way,
+            "pid": getpid().as_raw(),
+            "tid": gettid().as_raw(),
+            "comm_hex": comm_hex()?,
+            "ip_version": known.then_some(if to.is_ipv4() { 4 } else { 6 }),
+            // Of what was not sent, the local end tells nothing; nor does the kernel keep the port of a failure.
+            "local_port": if self.error == 0 && self.then != Then::Leave { local } else { None },
+            "remote_address": known.then(|| to.ip().to_string()),
+            "remote_port": known.then(|| to.port()),
+            "result": result,
+            "errno": self.error,
+            "unsent": self.unsent,
+        }))
+    }
+
+    /// Hear the result of a connect that did not wait for it.
+    fn ask(&self, fd: &OwnedFd) -> Result<()> {
+        let events = PollFlags::POLLOUT;
+        poll(&mut [PollFd::new(fd.as_fd(), events)], PollTimeout::NONE)?;
+        let error = if self.then == Then::AskOption {
+            getsockopt(fd, sockopt::SocketError)?
+        } else {
+            net::try_connect(fd, self.to)?
+        };
+        ensure!(error == self.error, "{}: it ended with {error}, not {}", self.way, self.error);
+        Ok(())
+    }
+}
+
+fn local_port(fd: &OwnedFd) -> Option<u16> {
+    let socket = TcpStream::from(fd.try_clone().ok()?);
+    socket.local_addr().ok().map(|address| address.port())
+}
+
+/// A connect to an address of no family that there is.
+fn wrong_connect(fd: &OwnedFd) -> Result<i32> {
+    let address = [0x77_u8; 16];
+    // SAFETY: the address is as long as is said.
+    let result = unsafe { libc::connect(fd.as_raw_fd(), address.as_ptr().cast(), 16) };
+    ensure!(result < 0, "a wrong address was connected to");
+    Ok(nix::errno::Errno::last_raw())
+}

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! tcpconnect against the oracle: each connect with its result, and nothing else.
+#![allow(clippy::unwrap_used)]
+
+use kscope_tests::bpf::PinnedMap;
+use kscope_tests::bytes::{bytes_of, unhex};
+use kscope_tests::cgroup::Cgroup;
+use kscope_tests::table::Table;
+use kscope_tests::{Finished, Run, Workload, now};
+use nix::errno::Errno;
+use serde_json::Value;
+
+/// The workload's ways that have come to their result when it has done them.
+const WAYS: [&str; 16] = [
+    "v4",
+    "v6",
+    "mapped",
+    "thread",
+    "refused",
+    "refused6",
+    "nonblocking",
+    "nonblocking-again",
+    "nonblocking-refused",
+    "nonblocking-refused-again",
+    "timeout",
+    "abandoned",
+    "unreachable",
+    "unreachable6",
+    "port-taken",
+    "wrong-family",
+];
+/// Without that which takes its time.
+fn quick_ways() -> Vec<&'static str> {
+    WAYS.into_iter().filter(|way| *way != "timeout").collect()
+}
+
+/// One connect: what the workload did, or what the tool reported.
+#[derive(Debug, PartialEq)]
+struct Connect {
+    pid: u64,
+    tid: u64,
+    uid: u64,
+    comm: Vec<u8>,
+    ip_version: Option<u64>,
+    local_port: Option<u64>,
+    remote_address: Option<String>,
+    remote_port: Option<u64>,
+    result: String,
+    errno: u64,
+    error: Option<String>,
+    has_latency: bool,
+}
+
+impl Connect {
+    fn expected(action: &Value) -> Self {
+        let errno = action["errno"].as_u64().unwrap();
+        let name = format!("{:?}", Errno::from_raw(i32::try_from(errno).unwrap()));
+        Self {
+            comm: unhex(action["comm_hex"].as_str().unwrap()),
+            uid: 0,
+            error: (errno != 0).then_some(name),
+            has_latency: action["unsent"] == false && action["result"] != "pending",
+            ..Self::common(action)
+        }
+    }
+
+    fn reported(event: &Value) -> Self {
+        Self {
+            comm: bytes_of(event, "comm"),
+            uid: event["uid"].as_u64().unwrap(),
+            error: event["error"].as_str().map(String::from),
+            has_latency: event["latency_us"].as_f64().is_some_and(|latency| latency > 0.0),
+            ..Self::common(event)
+        }
+    }
+
+    fn common(value: &Value) -> Self {
+        Self {
+            pid: value["pid"].as_u64().unwrap(),
+            tid: value["tid"].as_u64().unwrap(),
+            uid: 0,
+            comm: Vec::new(),
+            ip_version: value["ip_version"].as_u64(),
+            local_port: value["local_port"].as_u64(),
+            remote_address: value["remote_address"].as_str().map(String::from),
+            remote_port: value["remote_port"].as_u64(),
+            result: value["result"].as_str().unwrap().into(),
+            errno: value["errno"].as_u64().unwrap(),
+            error: None,
+            has_latency: false,
+        }
+    }
+}
+
+fn tcpconnect(args: &[&str]) -> Run {
+    Run::new("tcpconnect").args(args)
+}
+
+fn start(ways: &[&str]) -> Workload {
+    Workload::start(["tcp-connect"].iter().chain(ways))
+}
+
+/// Check that these connects were reported, in this order, and nothing else of this process.
+fn assert_same(events: &[Value], actions: &[&Value]) {
+    for (event, action) in events.iter().zip(actions) {
+        let (reported, mut expected) = (Connect::reported(event), Connect::expected(action));
+        // The workload knows the port of what has connected alone.
+        expected.local_port = expected.local_port.or(reported.local_port);
+        assert_eq!(reported, expected, "{action}");
+    }
+    assert_eq!(events.len(), actions.len(), "{events:#?}\n{actions:#?}");
+}
+
+/// Do these, and check that what is `wanted` of them is reported.
+fn traced(run: Run, workload: Workload, wanted: impl Fn(&Value) -> bool) -> Finished {
+    let before = now();
+    let pid = workload.pid();
+    let tracer = run.json();
+    let actions = workload.finish();
+    let finished = tracer.stop();
+    let after = now();
+    finished.check();
+    let actions: Vec<&Value> = actions.iter().filter(|action| wanted(action)).collect();
+    let events = finished.events_of(pid);
+    for event in &events {
+        let time = event["time"].as_str().unwrap().to_string();
+        assert!(before <= time && time <= after, "{before} {after} {event}");
+    }
+    assert_same(&events, &actions);
+    finished
+}
+
+#[test]
+fn connects_are_reported_with_their_results() {
+    let finished = traced(tcpconnect(&[]), start(&WAYS), |_| true);
+    // Where it is allowed, that which costs other system calls nothing.
+    let hook = finished.header["hooks"]["refused"].as_str().unwrap();
+    assert!(["fexit/__sys_connect", "tp_btf/sys_exit"].contains(&hook), "{hook}");
+}
+
+#[test]
+fn each_way_of_the_hooks_tells_the_same() {
+    for way in ["tp_btf", "raw_tp"] {
+        let run = tcpconnect(&[]).env("KSCOPE_WAY", way);
+        let finished = traced(run, start(&quick_ways()), |_| true);
+        assert_eq!(finished.header["hooks"]["refused"], format!("{way}/sys_exit"));
+        assert_eq!(finished.header["hooks"]["state"], format!("{way}/inet_sock_set_state"));
+    }
+}
+
+#[test]
+fn connects_without_an_answer_are_reported_at_the_end() {
+    let mut workload = start(&["pending", "v4"]);
+    let pid = workload.pid();
+    let mut tracer = tcpconnect(&[]).json();
+    workload.go();
+    tracer.wait_for(|event| event["pid"] == pid && event["result"] == "connected");
+    let finished = tracer.stop();
+    let actions = workload.finish();
+    finished.check();
+    assert_same(&finished.events_of(pid), &[&actions[1], &actions[0]]);
+    let [generated, events] = ["generated", "events"].map(|key| finished.count(key));
+    assert_eq!((generated, finished.count("lost")), (events, 0), "{finished:?}");
+}
+
+#[test]
+fn connects_of_a_process_that_starts_meanwhile_are_reported() {
+    let tracer = tcpconnect(&[]).json();
+    let workload = start(&["v4"]);
+    let pid = workload.pid();
+    workload.finish();
+    let finished = tracer.stop();
+    // Those that the workload makes beforehand, and the one.
+    assert_eq!(finished.events_of(pid).len(), 3, "{finished:?}");
+}
+
+#[test]
+fn filters() {
+    let workload = start(&quick_ways());
+    let pid = workload.pid().to_string();
+    traced(tcpconnect(&["--pid", &pid, "-u", "root"]), workload, |_| true);
+    traced(tcpconnect(&["--pid", "1"]), start(&quick_ways()), |_| false);
+    let other = |action: &Value| action["way"] == "thread";
+    traced(tcpconnect(&["--comm", "other-thread"]), start(&quick_ways()), other);
+    traced(tcpconnect(&["-4"]), start(&quick_ways()), |action| action["ip_version"] == 4);
+    traced(tcpconnect(&["-6"]), start(&quick_ways()), |action| action["ip_version"] == 6);
+    traced(tcpconnect(&["-P", "1,9-10"]), start(&quick_ways()), |action| action["remote_port"] == 9);
+}
+
+#[test]
+fn filters_in_pinned_maps() {
+    let cgroup = Cgroup::new(format!("kscope-tcpconnect-{}", std::process::id()));
+    let map = PinnedMap::new("cgroups");
+    let path = map.path().to_str().unwrap();
+    for (listed, inside) in [(false, true), (true, true), (true, false)] {
+        if listed {
+            map.insert(std::os::unix::fs::MetadataExt::ino(&cgroup.path().metadata().unwrap()));
+        }
+        let workload = start(&quick_ways());
+        if inside {
+            cgroup.add(workload.pid());
+        }
+        traced(tcpconnect(&["--cgroupmap", path]), workload, |_| listed && inside);
+    }
+    let map = PinnedMap::new("mntns");
+    let path = map.path().to_str().unwrap();
+    for listed in [false, true] {
+        if listed {
+            map.insert(std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/mnt").unwrap()));
+        }
+        traced(tcpconnect(&["-M", path]), start(&quick_ways()), |_| listed);
+    }
+}
+
+#[test]
+fn connects_are_counted() {
+    let workload = start(&[&quick_ways()[..], &["v4", "v4"]].concat());
+    let pid = workload.pid().to_string();
+    let tracer = tcpconnect(&["-c", "--pid", &pid]).json();
+    let actions = workload.finish();
+    let finished = tracer.stop();
+    finished.check();
+    let sum = |key: &str| finished.events().map(|row| row[key].as_u64().unwrap()).sum::<u64>();
+    let failed = actions.iter().filter(|action| action["result"] != "connected").count();
+    assert_eq!((sum("connects"), sum("failed")), (actions.len() as u64, failed as u64), "{finished:?}");
+    let port = actions[0]["remote_port"].as_u64();
+    let rows: Vec<Value> = finished.events().filter(|row| row["remote_port"].as_u64() == port).collect();
+    let to_port = actions.iter().filter(|action| action["remote_port"].as_u64() == port);
+    let counts: u64 = rows.iter().map(|row| row["connects"].as_u64().unwrap()).sum();
+    assert_eq!(counts, to_port.count() as u64, "{rows:#?}");
+    assert!(rows.iter().all(|row| row["local_port"].is_null()), "{rows:#?}");
+}
+
+#[test]
+fn forms_of_the_table() {
+    let table = |args: &[&str]| {
+        let workload = start(&["v4", "refused6", "unreachable"]);
+        let tracer = tcpconnect(args).args([format!("--pid={}", workload.pid())]).text();
+        workload.finish();
+        Table::of(&tracer.stop_text())
+    };
+    const TITLES: [&str; 8] = ["PID", "COMM", "IP", "SADDR", "DADDR", "DPORT", "MS", "RESULT"];
+    let plain = table(&[]);
+    assert_eq!(plain.titles, TITLES);
+    assert_eq!(plain.column("RESULT"), ["connected", "ECONNREFUSED", "ENETUNREACH"]);
+    assert_eq!(plain.column("IP"), ["4", "6", "4"]);
+    assert_eq!(plain.column("DADDR"), ["127.0.0.1", "::1", "255.255.255.255"]);
+    assert_eq!(plain.column("SADDR"), ["127.0.0.1", "::1", "-"]);
+    let full = table(&["-t", "-U", "-s"]);
+    let titles = ["TIME", "UID", "PID", "COMM", "IP", "SADDR", "SPORT", "DADDR", "DPORT", "MS", "RESULT"];
+    assert_eq!(full.titles, titles);
+    assert_eq!(full.column("UID"), ["0"; 3]);
+    assert!(full.column("SPORT")[0].parse::<u16>().is_ok());
+}
+
+#[test]
+fn nonsense_is_refused() {
+    let map = PinnedMap::of_keys("small", 4);
+    let path = map.path().to_str().unwrap();
+    for args in [
+        &["-4", "-6"][..],
+        &["-P", "0"],
+        &["-P", "9-8"],
+        &["1"],
+        &["-C", "/no/such/map"],
+        &["-M", "/proc/version"],
+        &["-C", path],
+    ] {
+        tcpconnect(args).args(["--dry-run"]).output().refusal(2);
+    }
+}
