@@ -11,20 +11,74 @@ pub fn address(bytes: [u8; 16]) -> IpAddr {
     IpAddr::from(bytes).to_canonical()
 }
 
-/// [`address`] for a row: null where it is none.
-pub fn address_value(bytes: [u8; 16]) -> Value<'static> {
+/// The two ends of a socket: a `kscope_ends`.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Ends {
+    pub local: [u8; 16],
+    pub local_port: u16,
+    pub remote: [u8; 16],
+    pub remote_port: u16,
+}
+
+/// Implement [`HasEnds`] for a row type, with the member that is a skeleton's `kscope_ends`.
+#[macro_export]
+macro_rules! has_ends {
+    ($row:ty, $($member:ident).+) => {
+        impl $crate::net::HasEnds for $row {
+            fn ends(&self) -> $crate::net::Ends {
+                let ends = &self.$($member).+;
+                $crate::net::Ends {
+                    local: ends.local,
+                    local_port: ends.local_port,
+                    remote: ends.remote,
+                    remote_port: ends.remote_port,
+                }
+            }
+        }
+    };
+}
+
+/// A row about a socket, with the values of its fields; each is null where it is not known.
+#[allow(missing_docs)]
+pub trait HasEnds {
+    /// The socket's ends.
+    fn ends(&self) -> Ends;
+
+    fn local_address(&self) -> Value<'_> {
+        address_value(self.ends().local)
+    }
+
+    fn local_port(&self) -> Value<'_> {
+        port_value(self.ends().local_port)
+    }
+
+    fn remote_address(&self) -> Value<'_> {
+        address_value(self.ends().remote)
+    }
+
+    fn remote_port(&self) -> Value<'_> {
+        port_value(self.ends().remote_port)
+    }
+
+    /// The version of the protocol that carries packets to the remote end: 4 or 6.
+    fn ip_version(&self) -> Value<'_> {
+        match self.ends() {
+            Ends { remote: UNKNOWN, remote_port: 0, .. } => Value::Null,
+            ends => Value::Uint(if address(ends.remote).is_ipv4() { 4 } else { 6 }),
+        }
+    }
+}
+
+const UNKNOWN: [u8; 16] = [0; 16];
+
+fn address_value(bytes: [u8; 16]) -> Value<'static> {
     let address = address(bytes);
     if address.is_unspecified() { Value::Null } else { Value::String(address.to_string()) }
 }
 
-/// A port for a row: null where it is none.
-pub fn port_value(port: u16) -> Value<'static> {
+fn port_value(port: u16) -> Value<'static> {
     if port == 0 { Value::Null } else { Value::Uint(port.into()) }
-}
-
-/// The version of the protocol that carries packets to an address: 4 or 6.
-pub fn ip_version(bytes: [u8; 16]) -> u64 {
-    if address(bytes).is_ipv4() { 4 } else { 6 }
 }
 
 /// Ports of a list: one, or a range as in 8000-8099.
@@ -64,7 +118,6 @@ mod tests {
         let text = |bytes| address(bytes).to_string();
         assert_eq!(text([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 1, 2, 3]), "10.1.2.3");
         assert_eq!(text([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), "::1");
-        assert_eq!(ip_version([0; 16]), 6);
     }
 
     #[test]

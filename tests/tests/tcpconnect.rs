@@ -2,11 +2,13 @@
 //! tcpconnect against the oracle: each connect with its result, and nothing else.
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
+
 use kscope_tests::bpf::PinnedMap;
 use kscope_tests::bytes::{bytes_of, unhex};
 use kscope_tests::cgroup::Cgroup;
 use kscope_tests::table::Table;
-use kscope_tests::{Finished, Run, Workload, now};
+use kscope_tests::{Finished, Run, Workload, now, say_untested};
 use nix::errno::Errno;
 use serde_json::Value;
 
@@ -140,11 +142,18 @@ fn connects_are_reported_with_their_results() {
 
 #[test]
 fn each_way_of_the_hooks_tells_the_same() {
-    for way in ["tp_btf", "raw_tp"] {
+    let ways = [("tp_btf", "tp_btf"), ("raw_tp", "raw_tp"), ("tp", "tp/sock")];
+    for (way, state) in ways {
+        if way == "tp" && !Path::new("/sys/kernel/tracing/events").is_dir() {
+            say_untested("tcpconnect by tp", "tracefs is not mounted");
+            continue;
+        }
         let run = tcpconnect(&[]).env("KSCOPE_WAY", way);
         let finished = traced(run, start(&quick_ways()), |_| true);
-        assert_eq!(finished.header["hooks"]["refused"], format!("{way}/sys_exit"));
-        assert_eq!(finished.header["hooks"]["state"], format!("{way}/inet_sock_set_state"));
+        assert_eq!(finished.header["hooks"]["state"], format!("{state}/inet_sock_set_state"));
+        if way != "tp" {
+            assert_eq!(finished.header["hooks"]["refused"], format!("{way}/sys_exit"));
+        }
     }
 }
 
@@ -185,6 +194,14 @@ fn filters() {
     traced(tcpconnect(&["-4"]), start(&quick_ways()), |action| action["ip_version"] == 4);
     traced(tcpconnect(&["-6"]), start(&quick_ways()), |action| action["ip_version"] == 6);
     traced(tcpconnect(&["-P", "1,9-10"]), start(&quick_ways()), |action| action["remote_port"] == 9);
+}
+
+#[test]
+fn what_is_not_sent_can_be_left_out() {
+    let finished =
+        traced(tcpconnect(&["--sent-only"]), start(&quick_ways()), |action| action["unsent"] == false);
+    let hooks: Vec<&String> = finished.header["hooks"].as_object().unwrap().keys().collect();
+    assert_eq!(hooks, ["state"]);
 }
 
 #[test]

@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use kscope_tests::bytes::bytes_of;
 use kscope_tests::table::Table;
-use kscope_tests::{Finished, Run, Workload, now};
+use kscope_tests::{Finished, Run, Workload, now, say_untested};
 use serde_json::Value;
 
 /// The workload's connections that are made while the tool looks.
@@ -113,12 +114,22 @@ fn assert_same(events: &[Value], actions: &[Value]) {
 
 #[test]
 fn connections_are_reported_exactly() {
-    for way in [None, Some("raw_tp")] {
+    let mut ways = vec![None, Some("raw_tp")];
+    if Path::new("/sys/kernel/tracing/events").is_dir() {
+        ways.push(Some("tp"));
+    } else {
+        say_untested("tcplife by tp", "tracefs is not mounted");
+    }
+    for way in ways {
         let workload = Workload::start(["tcp-life"].iter().chain(&WAYS));
         let run = if let Some(way) = way { tcplife(&[]).env("KSCOPE_WAY", way) } else { tcplife(&[]) };
         let (finished, events) = traced(run, workload, |_| true);
-        let hook = format!("{}/inet_sock_set_state", way.unwrap_or("tp_btf"));
-        assert_eq!(finished.header["hooks"]["state"], hook.as_str());
+        let hook = match way {
+            None => "tp_btf/inet_sock_set_state",
+            Some("tp") => "tp/sock/inet_sock_set_state",
+            Some(_) => "raw_tp/inet_sock_set_state",
+        };
+        assert_eq!(finished.header["hooks"]["state"], hook);
         for event in events {
             assert!(event["duration_us"].as_f64().unwrap() > 0.0, "{event}");
         }

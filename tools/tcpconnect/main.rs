@@ -21,6 +21,7 @@ use kscope::escape::c_bytes;
 use kscope::maps;
 use kscope::names;
 use kscope::net;
+use kscope::net::HasEnds;
 use kscope::net::Ports;
 use kscope::out::Out;
 use kscope::pinned::PinnedMaps;
@@ -70,6 +71,10 @@ struct Tcpconnect {
     /// Trace these remote ports only: a list, also of ranges as in 8000-8099
     #[arg(short = 'P', long = "port", value_name = "PORTS", value_delimiter = ',', value_parser = net::ports)]
     ports: Vec<Ports>,
+    /// Leave out connects that fail before anything is sent: on a kernel that refuses fexit programs, to see them
+    /// costs every system call of every process some time
+    #[arg(long)]
+    sent_only: bool,
     /// Trace IPv4 only: by what the packets are, also of IPv6 sockets
     #[arg(short = '4', long, conflicts_with = "ipv6")]
     ipv4: bool,
@@ -95,12 +100,8 @@ struct Connect {
 }
 
 impl Connect {
-    fn outcome(&self) -> Outcome {
-        Outcome(self.record.result.into())
-    }
-
     fn result(&self) -> &'static str {
-        match self.outcome() {
+        match Outcome(self.record.result.into()) {
             Outcome::TCPCONNECT_CONNECTED => "connected",
             Outcome::TCPCONNECT_FAILED => "failed",
             Outcome::TCPCONNECT_ABANDONED => "abandoned",
@@ -108,9 +109,9 @@ impl Connect {
         }
     }
 
-    fn error(&self) -> Value<'_> {
+    fn error_or<'a>(&'a self, otherwise: Value<'a>) -> Value<'a> {
         let error = self.record.error.cast_signed();
-        if error == 0 { Value::Null } else { Value::String(names::errno(error)) }
+        if error == 0 { otherwise } else { Value::String(names::errno(error)) }
     }
 
     fn latency(&self, unit_ns: f64) -> Value<'_> {
@@ -119,6 +120,8 @@ impl Connect {
     }
 }
 
+kscope::has_ends!(Connect, record.ends);
+
 impl Row for Connect {
     const TYPE: &'static str = "event";
     const FIELDS: &'static [Field<Self>] = &[
@@ -126,54 +129,37 @@ impl Row for Connect {
             .column("TIME", 9),
         Field::new("uid", Kind::Uint, "User id", |r: &Self| Value::Uint(r.record.uid.into()))
             .column("UID", 6),
-        Field::new("pid", Kind::Uint, "Id of the process that connects", |r: &Self| {
-            Value::Uint(r.record.tgid.into())
-        })
-        .column("PID", 7),
+        Field::new("pid", Kind::Uint, "Process id", |r: &Self| Value::Uint(r.record.tgid.into()))
+            .column("PID", 7),
         Field::new("tid", Kind::Uint, "Thread id", |r: &Self| Value::Uint(r.record.tid.into())),
         Field::new("comm", Kind::Bytes, "Name of the thread", |r: &Self| {
             Value::Bytes(c_bytes(&r.record.comm))
         })
         .column("COMM", 11),
-        Field::new("ip_version", Kind::Uint, "4 or 6, as its packets are", |r: &Self| {
-            if r.record.no_remote != 0 {
-                Value::Null
-            } else {
-                Value::Uint(net::ip_version(r.record.ends.remote))
-            }
-        })
-        .nullable()
-        .column("IP", 3),
-        Field::new("local_address", Kind::Text, "Address on this host", |r: &Self| {
-            net::address_value(r.record.ends.local)
-        })
-        .nullable()
-        .column("SADDR", 16),
-        Field::new("local_port", Kind::Uint, "Port on this host", |r: &Self| {
-            net::port_value(r.record.ends.local_port)
-        })
-        .nullable()
-        .column("SPORT", 6),
-        Field::new("remote_address", Kind::Text, "Address of the other side", |r: &Self| {
-            net::address_value(r.record.ends.remote)
-        })
-        .nullable()
-        .column("DADDR", 16),
-        Field::new("remote_port", Kind::Uint, "Port of the other side", |r: &Self| {
-            net::port_value(r.record.ends.remote_port)
-        })
-        .nullable()
-        .column("DPORT", 6),
+        Field::new("ip_version", Kind::Uint, "4 or 6, as its packets are", Self::ip_version)
+            .nullable()
+            .column("IP", 3),
+        Field::new("local_address", Kind::Text, "Address on this host", Self::local_address)
+            .nullable()
+            .column("SADDR", 16),
+        Field::new("local_port", Kind::Uint, "Port on this host", Self::local_port)
+            .nullable()
+            .column("SPORT", 6),
+        Field::new("remote_address", Kind::Text, "Address of the other side", Self::remote_address)
+            .nullable()
+            .column("DADDR", 16),
+        Field::new("remote_port", Kind::Uint, "Port of the other side", Self::remote_port)
+            .nullable()
+            .column("DPORT", 6),
         Field::table_only("MS", 7, "Milliseconds to the answer", |r: &Self| r.latency(1e6)),
-        Field::table_only("RESULT", 0, "The error, or what became of it", |r: &Self| match r.outcome() {
-            Outcome::TCPCONNECT_FAILED => r.error(),
-            _ => Value::Text(r.result()),
+        Field::table_only("RESULT", 0, "The error, or what became of it", |r: &Self| {
+            r.error_or(Value::Text(r.result()))
         }),
         Field::new("result", Kind::Text, "connected, failed, abandoned or pending", |r: &Self| {
             Value::Text(r.result())
         }),
         Field::new("errno", Kind::Uint, "Error number, or 0", |r: &Self| Value::Uint(r.record.error.into())),
-        Field::new("error", Kind::Text, "Name of the error", Self::error).nullable(),
+        Field::new("error", Kind::Text, "Name of the error", |r: &Self| r.error_or(Value::Null)).nullable(),
         Field::new(
             "latency_us",
             Kind::Float,
@@ -192,38 +178,28 @@ struct Count {
     failed: u64,
 }
 
+kscope::has_ends!(Count, ends);
+
 impl Row for Count {
     const TYPE: &'static str = "row";
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("time", Kind::Time, "The interval's end", |r: &Self| Value::Time(r.time)),
-        Field::new("local_address", Kind::Text, "Address on this host", |r: &Self| {
-            net::address_value(r.ends.local)
-        })
-        .nullable()
-        .column("LADDR", 16),
-        Field::new("local_port", Kind::Uint, "With -s: port on this host", |r: &Self| {
-            net::port_value(r.ends.local_port)
-        })
-        .nullable()
-        .column("LPORT", 6),
-        Field::new("remote_address", Kind::Text, "Address of the other side", |r: &Self| {
-            net::address_value(r.ends.remote)
-        })
-        .nullable()
-        .column("RADDR", 16),
-        Field::new("remote_port", Kind::Uint, "Port of the other side", |r: &Self| {
-            net::port_value(r.ends.remote_port)
-        })
-        .nullable()
-        .column("RPORT", 6),
-        Field::new("connects", Kind::Uint, "Connects whose result became known", |r: &Self| {
-            Value::Uint(r.connects)
-        })
-        .column("CONNECTS", 9),
-        Field::new("failed", Kind::Uint, "Those of them that did not connect", |r: &Self| {
-            Value::Uint(r.failed)
-        })
-        .column("FAILED", 0),
+        Field::new("local_address", Kind::Text, "Address on this host", Self::local_address)
+            .nullable()
+            .column("LADDR", 16),
+        Field::new("local_port", Kind::Uint, "With -s: port on this host", Self::local_port)
+            .nullable()
+            .column("LPORT", 6),
+        Field::new("remote_address", Kind::Text, "Address of the other side", Self::remote_address)
+            .nullable()
+            .column("RADDR", 16),
+        Field::new("remote_port", Kind::Uint, "Port of the other side", Self::remote_port)
+            .nullable()
+            .column("RPORT", 6),
+        Field::new("connects", Kind::Uint, "Connects with a result", |r: &Self| Value::Uint(r.connects))
+            .column("CONNECTS", 9),
+        Field::new("failed", Kind::Uint, "Those that failed", |r: &Self| Value::Uint(r.failed))
+            .column("FAILED", 0),
     ];
 }
 
@@ -262,6 +238,7 @@ impl Trace for Tcpconnect {
         }
         // The other ways of this hook are run at the end of every system call of every process.
         let hooks = Hooks::new().prefer("refused", "fexit");
+        let hooks = if self.sent_only { hooks.without(&["refused"]) } else { hooks };
         let taken = hooks.choose(open.open_object_mut(), &Kernel::new()?)?;
         let skeleton = session::load(open)?;
         pinned.put_into(skeleton.object())?;
@@ -284,8 +261,7 @@ impl Tcpconnect {
         let columns = Columns::new(&titles);
         session.out().header(&columns)?;
         let print = |record: Record, out: &mut Out| {
-            let time = out.clock().wall(record.time_ns);
-            out.row(&columns, &Connect { time, record })
+            out.row(&columns, &Connect { time: out.clock().wall(record.time_ns), record })
         };
         session.stream(&skeleton.maps.events, |bytes, out| {
             let Some((record, _)) = kscope::record::<Record>(bytes) else { return Ok(()) };

@@ -236,8 +236,8 @@ static __always_inline int on_return(int fd, const void *address, int error)
 	    BPF_CORE_READ((const struct tcp_sock *)sk, write_seq))
 		return 0;
 	sock_ends(false, sk, &event.ends);
-	event.no_remote = !ends_of_sockaddr(&event.ends, address);
-	if (event.no_remote) {
+	if (!ends_of_sockaddr(&event.ends, address)) {
+		/* What was passed is no address: all zero. */
 		if (ip_version || remote_ports.some)
 			return 0;
 		__builtin_memset(event.ends.remote, 0, sizeof(event.ends.remote));

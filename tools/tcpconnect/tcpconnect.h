@@ -22,8 +22,7 @@ struct tcpconnect_event {
 	__u8 comm[16];
 	struct kscope_ends ends;
 	__u8 result;
-	__u8 no_remote; /* what the caller passed is no address */
-	__u8 pad[2];
+	__u8 pad[3];
 };
 
 _Static_assert(sizeof(struct tcpconnect_event) == 88, "size of tcpconnect_event");

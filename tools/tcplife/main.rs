@@ -16,6 +16,7 @@ use kscope::cli::Common;
 use kscope::cli::Filter;
 use kscope::escape::c_bytes;
 use kscope::net;
+use kscope::net::HasEnds;
 use kscope::net::Ports;
 use kscope::row::Field;
 use kscope::row::Kind;
@@ -103,6 +104,8 @@ fn kib(bytes: u64) -> Value<'static> {
     Value::Float(bytes as f64 / 1024.0, 2)
 }
 
+kscope::has_ends!(Connection, record.ends);
+
 impl Row for Connection {
     const TYPE: &'static str = "event";
     const FIELDS: &'static [Field<Self>] = &[
@@ -122,25 +125,19 @@ impl Row for Connection {
         })
         .nullable(),
         Field::new("side", Kind::Text, "connected, or accepted", Self::side).nullable(),
-        Field::new("ip_version", Kind::Uint, "4 or 6, as its packets are", |r: &Self| {
-            Value::Uint(net::ip_version(r.record.ends.remote))
-        }),
-        Field::new("local_address", Kind::Text, "Address on this host", |r: &Self| {
-            net::address_value(r.record.ends.local)
-        })
-        .column("LADDR", 16),
-        Field::new("local_port", Kind::Uint, "Port on this host", |r: &Self| {
-            Value::Uint(r.record.ends.local_port.into())
-        })
-        .column("LPORT", 6),
-        Field::new("remote_address", Kind::Text, "Address of the other side", |r: &Self| {
-            net::address_value(r.record.ends.remote)
-        })
-        .column("RADDR", 16),
-        Field::new("remote_port", Kind::Uint, "Port of the other side", |r: &Self| {
-            Value::Uint(r.record.ends.remote_port.into())
-        })
-        .column("RPORT", 6),
+        Field::new("ip_version", Kind::Uint, "4 or 6, as its packets are", Self::ip_version).nullable(),
+        Field::new("local_address", Kind::Text, "Address on this host", Self::local_address)
+            .nullable()
+            .column("LADDR", 16),
+        Field::new("local_port", Kind::Uint, "Port on this host", Self::local_port)
+            .nullable()
+            .column("LPORT", 6),
+        Field::new("remote_address", Kind::Text, "Address of the other side", Self::remote_address)
+            .nullable()
+            .column("RADDR", 16),
+        Field::new("remote_port", Kind::Uint, "Port of the other side", Self::remote_port)
+            .nullable()
+            .column("RPORT", 6),
         Field::table_only("TX_KB", 6, "KiB that the other side acknowledged", |r: &Self| kib(r.record.sent)),
         Field::table_only("RX_KB", 6, "KiB received", |r: &Self| kib(r.record.received)),
         Field::new("sent_bytes", Kind::Uint, "Bytes of data that the other side acknowledged", |r: &Self| {
