@@ -3,11 +3,14 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
 use kscope_tests::bytes::bytes_of;
 use kscope_tests::table::Table;
 use kscope_tests::{Finished, Run, Workload, now, say_untested};
+use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
 
 /// The workload's connections that are made while the tool looks.
@@ -142,6 +145,32 @@ fn connections_that_began_before_are_reported_without_a_duration() {
     let (_, events) = traced(tcplife(&[]), workload, |_| true);
     let known: Vec<bool> = events.iter().map(|event| !event["duration_us"].is_null()).collect();
     assert_eq!(known.iter().filter(|known| !**known).count(), 2, "{events:#?}");
+}
+
+#[test]
+fn what_nobody_closes_has_no_owner() {
+    for args in [&[][..], &["--pid", "1"]] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let tracer = tcplife(args).json();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut accepted, _) = listener.accept().unwrap();
+        setsockopt(&client, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
+        let ends = (
+            u64::from(accepted.local_addr().unwrap().port()),
+            u64::from(client.local_addr().unwrap().port()),
+        );
+        drop(client);
+        // It has heard of the reset.
+        accepted.read(&mut [0]).unwrap_err();
+        let finished = tracer.stop();
+        drop(accepted);
+        finished.check();
+        let ours: Vec<Value> = finished.events().filter(|event| ports_of(event) == ends).collect();
+        assert_eq!(ours.len(), usize::from(args.is_empty()), "{ours:#?}");
+        assert!(ours.iter().all(|event| event["pid"].is_null() && event["side"] == "accepted"), "{ours:#?}");
+        let [generated, events] = ["generated", "events"].map(|key| finished.count(key));
+        assert_eq!(generated, events, "{finished:?}");
+    }
 }
 
 #[test]

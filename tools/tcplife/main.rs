@@ -15,9 +15,11 @@ use kscope::cli::Buffer;
 use kscope::cli::Common;
 use kscope::cli::Filter;
 use kscope::escape::c_bytes;
+use kscope::maps;
 use kscope::net;
 use kscope::net::HasEnds;
 use kscope::net::Ports;
+use kscope::out::Out;
 use kscope::row::Field;
 use kscope::row::Kind;
 use kscope::row::Row;
@@ -189,11 +191,22 @@ impl Trace for Tcplife {
 
         let columns = self.columns();
         session.out().header(&columns)?;
+        let print = |record: Record, out: &mut Out| {
+            out.row(&columns, &Connection { time: out.clock().wall(record.time_ns), record })
+        };
         session.stream(&skeleton.maps.events, |bytes, out| {
             let Some((record, _)) = kscope::record::<Record>(bytes) else { return Ok(()) };
-            let time = out.clock().wall(record.time_ns);
-            Ok(out.row(&columns, &Connection { time, record })?)
+            Ok(print(record, out)?)
         })?;
+        // Nobody has closed these, so that they are nobody's that was asked for.
+        if self.filter.is_empty() {
+            let mut unowned = maps::entries::<u64, Record>(&skeleton.maps.unowned)?;
+            unowned.sort_by_key(|(_, record)| record.time_ns);
+            for (_, record) in unowned {
+                session.out().found();
+                print(record, session.out())?;
+            }
+        }
         Ok(session.finish()?)
     }
 }

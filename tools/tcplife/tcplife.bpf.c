@@ -35,6 +35,17 @@ struct {
 	__type(value, struct tcplife_connection);
 } connections SEC(".maps");
 
+/*
+ * Connections that the other side has ended while somebody still has them open, which nothing has
+ * told yet: whoever closes the socket later is the owner.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64);
+	__type(value, struct tcplife_event);
+} unowned SEC(".maps");
+
 struct tcplife_event *tcplife_event_type __attribute__((unused));
 enum tcplife_side *tcplife_side_type __attribute__((unused));
 
@@ -151,7 +162,7 @@ static __always_inline void on_close(bool btf, const struct sock *sk, int from,
 	if ((from == BPF_TCP_ESTABLISHED || from == BPF_TCP_CLOSE_WAIT) &&
 	    (FIELD(btf, sk, sk_shutdown) & SHUTDOWN_MASK) == SHUTDOWN_MASK)
 		learn_owner(btf, sk, &connection);
-	if (!filter_is_empty() && !connection.passes)
+	if (connection.tgid && !connection.passes)
 		return;
 	event.time_ns = bpf_ktime_get_boot_ns();
 	if (connection.began_ns)
@@ -162,7 +173,35 @@ static __always_inline void on_close(bool btf, const struct sock *sk, int from,
 	event.side = connection.side;
 	event.ends = *ends;
 	set_bytes(&event, sk, from);
-	events_output(&event, sizeof(event), event.time_ns);
+	/* Where there is no room, the owner stays unknown. */
+	if (!event.tgid && FIELD(btf, sk, sk_socket) &&
+	    !bpf_map_update_elem(&unowned, &key, &event, BPF_ANY))
+		return;
+	if (event.tgid || filter_is_empty())
+		events_output(&event, sizeof(event), event.time_ns);
+}
+
+/* The socket of a connection that has ended already is closed by the running task. */
+static __always_inline int on_destroy(const struct sock *sk)
+{
+	__u64 key = (__u64)sk;
+	struct tcplife_event *ended = bpf_map_lookup_elem(&unowned, &key);
+	struct tcplife_event event;
+	bool passes = filter_is_empty();
+
+	if (!ended)
+		return 0;
+	event = *ended;
+	bpf_map_delete_elem(&unowned, &key);
+	if (!(CURRENT(flags) & PF_KTHREAD)) {
+		event.tgid = bpf_get_current_pid_tgid() >> 32;
+		event.uid = bpf_get_current_uid_gid();
+		bpf_get_current_comm(event.comm, sizeof(event.comm));
+		passes = filter_current();
+	}
+	if (passes)
+		events_output(&event, sizeof(event), bpf_ktime_get_boot_ns());
+	return 0;
 }
 
 static __always_inline int on_state(bool btf, const struct sock *sk, int from, int to)
@@ -219,4 +258,22 @@ SEC("tp/sock/inet_sock_set_state")
 int state__tp(struct trace_event_raw_inet_sock_set_state *ctx)
 {
 	return on_state(false, ctx->skaddr, ctx->oldstate, ctx->newstate);
+}
+
+SEC("tp_btf/tcp_destroy_sock")
+int BPF_PROG(destroy__tp_btf, struct sock *sk)
+{
+	return on_destroy(sk);
+}
+
+SEC("raw_tp/tcp_destroy_sock")
+int BPF_PROG(destroy__raw_tp, struct sock *sk)
+{
+	return on_destroy(sk);
+}
+
+SEC("tp/tcp/tcp_destroy_sock")
+int destroy__tp(struct trace_event_raw_tcp_event_sk *ctx)
+{
+	return on_destroy(ctx->skaddr);
 }

@@ -122,12 +122,10 @@ impl Connection {
         let (up, down) = (Some(self.up), Some(self.down));
         // What a reset overtakes may not have been acknowledged.
         let sent = if self.end == End::Unread { None } else { up };
-        self.emit("connected", Some((getpid(), comm_hex()?)), (local, remote), (sent, down))?;
+        self.emit("connected", (getpid(), comm_hex()?), (local, remote), (sent, down))?;
         let comm = hex(if self.worker { WORKER } else { SERVER }.as_bytes());
-        // Its server learns of a reset when it is over.
-        let owner = (self.end != End::Reset).then_some((server, comm));
         let sent = if self.end == End::Reset { None } else { down };
-        self.emit("accepted", owner, (remote, local), (sent, up))
+        self.emit("accepted", (server, comm), (remote, local), (sent, up))
     }
 
     fn talk(&self, mut stream: TcpStream) -> Result<()> {
@@ -164,7 +162,7 @@ impl Connection {
     fn emit(
         &self,
         side: &str,
-        owner: Option<(Pid, String)>,
+        (pid, comm): (Pid, String),
         (local, remote): (SocketAddr, SocketAddr),
         (sent, received): (Option<usize>, Option<usize>),
     ) -> Result<()> {
@@ -172,8 +170,8 @@ impl Connection {
         emit(&json!({
             "way": self.way,
             "side": side,
-            "pid": owner.as_ref().map(|(pid, _)| pid.as_raw()),
-            "comm_hex": owner.map(|(_, comm)| comm),
+            "pid": pid.as_raw(),
+            "comm_hex": comm,
             "ip_version": version,
             "local_address": local.ip().to_string(),
             "local_port": local.port(),
