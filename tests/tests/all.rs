@@ -755,6 +755,7 @@ fn a_few_events_in(cgroup: &cgroup::Cgroup) {
         Workload::start(["open", "--dir", path, "openat", "open-enoent", "thread"]),
         Workload::start(["exec", "--dir", path, "execve", "fail-enoent"]),
         Workload::start(["lookup", "numeric:127.0.0.1"]),
+        Workload::start(["tcp-loop", "--count", "2"]),
     ];
     workloads.iter().for_each(|workload| cgroup.add(workload.pid()));
     workloads.into_iter().for_each(|workload| _ = workload.finish());

@@ -14,6 +14,7 @@ use kscope::Session;
 use kscope::Tool;
 use kscope::Trace;
 use kscope::cli::Buffer;
+use kscope::cli::CgroupColumn;
 use kscope::cli::Common;
 use kscope::cli::Filter;
 use kscope::cli::Interval;
@@ -41,10 +42,7 @@ use types::tcpconnect_count as Sum;
 use types::tcpconnect_event as Record;
 use types::tcpconnect_result as Outcome;
 
-kscope::records!(Ends: 36, Sum: 16, Record: 88);
-
-/// So many pairs of ends are counted.
-const COUNTS_MAX: u32 = 16384;
+kscope::records!(Ends: 36, Sum: 16, Record: 96);
 
 /// The tool, for the table of tools.
 pub static TOOL: Tool = Tool::of::<Tcpconnect>();
@@ -86,6 +84,8 @@ struct Tcpconnect {
     #[command(flatten)]
     pinned: PinnedMaps,
     #[command(flatten)]
+    cgroup: CgroupColumn,
+    #[command(flatten)]
     filter: Filter,
     #[command(flatten)]
     buffer: Buffer,
@@ -97,6 +97,7 @@ struct Tcpconnect {
 struct Connect {
     time: Wall,
     record: Record,
+    cgroup: Vec<u8>,
 }
 
 impl Connect {
@@ -136,6 +137,7 @@ impl Row for Connect {
             Value::Bytes(c_bytes(&r.record.comm))
         })
         .column("COMM", 11),
+        Field::cgroup(|r: &Self| Value::Bytes(&r.cgroup)),
         Field::new("ip_version", Kind::Uint, "4 or 6, as its packets are", Self::ip_version)
             .nullable()
             .column("IP", 3),
@@ -233,9 +235,7 @@ impl Trace for Tcpconnect {
         }
         let pinned = self.pinned.open(open.open_object_mut())?;
         session::set_buffer(open.open_object_mut(), &self.buffer)?;
-        if self.counts {
-            session::set_max_entries(open.open_object_mut(), "counts", COUNTS_MAX)?;
-        }
+        session::set_max_entries(open.open_object_mut(), "counts", if self.counts { 16384 } else { 1 })?;
         // The other ways of this hook are run at the end of every system call of every process.
         let hooks = Hooks::new().prefer("refused", "fexit");
         let hooks = if self.sent_only { hooks.without(&["refused"]) } else { hooks };
@@ -243,11 +243,8 @@ impl Trace for Tcpconnect {
         let skeleton = session::load(open)?;
         pinned.put_into(skeleton.object())?;
         let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
-        if self.counts {
-            self.count(&mut session, &skeleton)?;
-        } else {
-            self.stream(&mut session, &skeleton)?;
-        }
+        let run = if self.counts { Self::count } else { Self::stream };
+        run(&self, &mut session, &skeleton)?;
         Ok(session.finish()?)
     }
 }
@@ -258,10 +255,13 @@ impl Tcpconnect {
         titles.extend(self.common.timestamps.map(|_| "TIME"));
         titles.extend(self.print_uid.then_some("UID"));
         titles.extend(self.source_port.then_some("SPORT"));
+        titles.extend(self.cgroup.print_cgroup.then_some("CGROUP"));
         let columns = Columns::new(&titles);
         session.out().header(&columns)?;
-        let print = |record: Record, out: &mut Out| {
-            out.row(&columns, &Connect { time: out.clock().wall(record.time_ns), record })
+        let mut cgroups = names::Cgroups::default();
+        let mut print = |record: Record, out: &mut Out| {
+            let (time, cgroup) = (out.clock().wall(record.time_ns), cgroups.path(record.cgroup));
+            out.row(&columns, &Connect { time, record, cgroup })
         };
         session.stream(&skeleton.maps.events, |bytes, out| {
             let Some((record, _)) = kscope::record::<Record>(bytes) else { return Ok(()) };

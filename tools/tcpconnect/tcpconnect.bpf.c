@@ -63,6 +63,7 @@ static __always_inline void set_task(struct tcpconnect_event *event)
 	event->tgid = pid_tgid >> 32;
 	event->tid = pid_tgid;
 	event->uid = bpf_get_current_uid_gid();
+	event->cgroup = bpf_get_current_cgroup_id();
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
 }
 

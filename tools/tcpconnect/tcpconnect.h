@@ -15,6 +15,7 @@ enum tcpconnect_result {
 struct tcpconnect_event {
 	__u64 time_ns; /* CLOCK_BOOTTIME, at the result; in the map of attempts, at the beginning */
 	__u64 latency_ns; /* 0: no packet was sent */
+	__u64 cgroup;
 	__u32 tgid;
 	__u32 tid;
 	__u32 uid;
@@ -25,7 +26,7 @@ struct tcpconnect_event {
 	__u8 pad[3];
 };
 
-_Static_assert(sizeof(struct tcpconnect_event) == 88, "size of tcpconnect_event");
+_Static_assert(sizeof(struct tcpconnect_event) == 96, "size of tcpconnect_event");
 
 /* Connects between two ends, of which the local port is 0 unless asked for. */
 struct tcpconnect_count {

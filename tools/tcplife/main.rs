@@ -12,10 +12,12 @@ use kscope::Session;
 use kscope::Tool;
 use kscope::Trace;
 use kscope::cli::Buffer;
+use kscope::cli::CgroupColumn;
 use kscope::cli::Common;
 use kscope::cli::Filter;
 use kscope::escape::c_bytes;
 use kscope::maps;
+use kscope::names;
 use kscope::net;
 use kscope::net::HasEnds;
 use kscope::net::Ports;
@@ -34,7 +36,7 @@ kscope::skeleton!("tcplife");
 use types::tcplife_event as Record;
 use types::tcplife_side as Side;
 
-kscope::records!(Record: 96);
+kscope::records!(Record: 104);
 
 /// The tool, for the table of tools.
 pub static TOOL: Tool = Tool::of::<Tcplife>();
@@ -68,6 +70,8 @@ struct Tcplife {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1 << 22))]
     connections: u32,
     #[command(flatten)]
+    cgroup: CgroupColumn,
+    #[command(flatten)]
     filter: Filter,
     #[command(flatten)]
     buffer: Buffer,
@@ -79,6 +83,7 @@ struct Tcplife {
 struct Connection {
     time: Wall,
     record: Record,
+    cgroup: Vec<u8>,
 }
 
 impl Connection {
@@ -126,6 +131,7 @@ impl Row for Connection {
             r.of_owner(Value::Uint(r.record.uid.into()))
         })
         .nullable(),
+        Field::cgroup(|r: &Self| r.of_owner(Value::Bytes(&r.cgroup))).nullable(),
         Field::new("side", Kind::Text, "connected, or accepted", Self::side).nullable(),
         Field::new("ip_version", Kind::Uint, "4 or 6, as its packets are", Self::ip_version).nullable(),
         Field::new("local_address", Kind::Text, "Address on this host", Self::local_address)
@@ -191,8 +197,10 @@ impl Trace for Tcplife {
 
         let columns = self.columns();
         session.out().header(&columns)?;
-        let print = |record: Record, out: &mut Out| {
-            out.row(&columns, &Connection { time: out.clock().wall(record.time_ns), record })
+        let mut cgroups = names::Cgroups::default();
+        let mut print = |record: Record, out: &mut Out| {
+            let (time, cgroup) = (out.clock().wall(record.time_ns), cgroups.path(record.cgroup));
+            out.row(&columns, &Connection { time, record, cgroup })
         };
         session.stream(&skeleton.maps.events, |bytes, out| {
             let Some((record, _)) = kscope::record::<Record>(bytes) else { return Ok(()) };
@@ -215,6 +223,7 @@ impl Tcplife {
     fn columns(&self) -> Columns<Connection> {
         let mut titles = vec!["PID", "COMM", "LADDR", "LPORT", "RADDR", "RPORT", "TX_KB", "RX_KB", "MS"];
         titles.extend(self.common.timestamps.map(|_| "TIME"));
+        titles.extend(self.cgroup.print_cgroup.then_some("CGROUP"));
         let columns = Columns::new(&titles);
         if self.wide { columns.widened(&["COMM"], 17).widened(&["LADDR", "RADDR"], 27) } else { columns }
     }

@@ -15,7 +15,8 @@ const volatile struct kscope_ports remote_ports;
 
 struct tcplife_connection {
 	__u64 began_ns; /* when it was established; 0: not yet, or before the tool was there */
-	__u32 tgid;	/* of the owner; 0: not known yet */
+	__u64 cgroup;	/* of the owner, as what follows */
+	__u32 tgid;	/* 0: not known yet */
 	__u32 uid;
 	__u8 comm[16];
 	__u8 side;
@@ -61,6 +62,7 @@ static __always_inline void set_owner(struct tcplife_connection *connection)
 	connection->tgid = bpf_get_current_pid_tgid() >> 32;
 	connection->uid = bpf_get_current_uid_gid();
 	bpf_get_current_comm(connection->comm, sizeof(connection->comm));
+	connection->cgroup = bpf_get_current_cgroup_id();
 	connection->passes = filter_current();
 }
 
@@ -169,6 +171,7 @@ static __always_inline void on_close(bool btf, const struct sock *sk, int from,
 		event.duration_ns = event.time_ns - connection.began_ns;
 	event.tgid = connection.tgid;
 	event.uid = connection.uid;
+	event.cgroup = connection.cgroup;
 	__builtin_memcpy(event.comm, connection.comm, sizeof(event.comm));
 	event.side = connection.side;
 	event.ends = *ends;
@@ -196,6 +199,7 @@ static __always_inline int on_destroy(const struct sock *sk)
 	if (!(CURRENT(flags) & PF_KTHREAD)) {
 		event.tgid = bpf_get_current_pid_tgid() >> 32;
 		event.uid = bpf_get_current_uid_gid();
+		event.cgroup = bpf_get_current_cgroup_id();
 		bpf_get_current_comm(event.comm, sizeof(event.comm));
 		passes = filter_current();
 	}

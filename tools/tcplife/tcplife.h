@@ -14,6 +14,7 @@ struct tcplife_event {
 	__u64 duration_ns; /* since it was established; 0: not known */
 	__u64 sent;
 	__u64 received;
+	__u64 cgroup;
 	__u32 tgid; /* of the owner; 0: not known, as the rest of the owner */
 	__u32 uid;
 	__u8 comm[16];
@@ -22,6 +23,6 @@ struct tcplife_event {
 	__u8 pad[3];
 };
 
-_Static_assert(sizeof(struct tcplife_event) == 96, "size of tcplife_event");
+_Static_assert(sizeof(struct tcplife_event) == 104, "size of tcplife_event");
 
 #endif
