@@ -171,7 +171,10 @@ static __always_inline void on_end(bool btf, const struct sock *sk, int to)
 		 * returns. */
 		if (!event.error && is_starting(btf, sk))
 			return;
-		event.result = event.error ? TCPCONNECT_FAILED : TCPCONNECT_ABANDONED;
+		/* An error that is gone already was asked for by a task before it came to be seen
+		 * here. */
+		event.result = event.error || !sock_owned_by_task(btf, sk) ? TCPCONNECT_FAILED
+									   : TCPCONNECT_ABANDONED;
 		if (event.error && is_refusal(event.error))
 			bpf_map_update_elem(&told, &key, &one, BPF_ANY);
 	}
