@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Reading maps whole.
 
+use std::os::fd::AsRawFd as _;
+
 use libbpf_rs::MapCore;
 use libbpf_rs::MapFlags;
 use plain::Plain;
 
 use crate::Error;
 use crate::record;
+
+fn failed(what: &str) -> impl FnOnce(libbpf_rs::Error) -> Error {
+    |error| Error::Bpf { what: what.into(), error, detail: String::new() }
+}
 
 /// Every entry of a hash map that is there for the whole time of the reading.
 ///
@@ -16,7 +22,7 @@ pub fn entries<K: Plain + Default, V: Plain + Default>(map: &dyn MapCore) -> Res
     let mut entries = Vec::new();
     for key in map.keys() {
         let value = map.lookup(&key, MapFlags::ANY);
-        let value = value.map_err(failed)?;
+        let value = value.map_err(failed("reading a map"))?;
         if let (Some((key, _)), Some((value, _))) = (record(&key), value.as_deref().and_then(record)) {
             entries.push((key, value));
         }
@@ -30,13 +36,40 @@ pub fn entries<K: Plain + Default, V: Plain + Default>(map: &dyn MapCore) -> Res
 /// The kernel's.
 pub fn percpu_sums<V: Plain + Default>(map: &dyn MapCore, add: impl Fn(V, V) -> V) -> Result<Vec<V>, Error> {
     let sum = |index: u32| {
-        let values = map.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY).map_err(failed)?;
+        let values = map.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY).map_err(failed("reading a map"))?;
         let values = values.unwrap_or_default();
         Ok(values.iter().filter_map(|bytes| Some(record(bytes)?.0)).fold(V::default(), &add))
     };
     (0..map.max_entries()).map(sum).collect()
 }
 
-fn failed(error: libbpf_rs::Error) -> Error {
-    Error::Bpf { what: "reading a map".into(), error, detail: String::new() }
+/// Two maps into which programs count in turns (bpf/turns.bpf.h): what they counted in an interval, all of it, once.
+#[derive(Debug)]
+pub struct Turns<'m> {
+    turn: &'m dyn MapCore,
+    maps: [&'m dyn MapCore; 2],
+}
+
+impl<'m> Turns<'m> {
+    /// The maps `turn`, `turn_a` and `turn_b` of a skeleton, the last of which has its turn next.
+    pub fn new(turn: &'m dyn MapCore, first: &'m dyn MapCore, next: &'m dyn MapCore) -> Self {
+        Self { turn, maps: [first, next] }
+    }
+
+    /// What was counted since the last call.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn take<K: Plain + Default, V: Plain + Default>(&mut self) -> Result<Vec<(K, V)>, Error> {
+        let next = self.maps[1].as_fd().as_raw_fd().to_ne_bytes();
+        // The kernel returns from an update of a map of maps once no program runs that saw the map before
+        // (maybe_wait_bpf_programs() in kernel/bpf/syscall.c).
+        self.turn.update(&0u32.to_ne_bytes(), &next, MapFlags::ANY).map_err(failed("changing maps"))?;
+        let full = self.maps[0];
+        self.maps.swap(0, 1);
+        let entries = entries(full)?;
+        let keys: Vec<Vec<u8>> = full.keys().collect();
+        keys.iter().try_for_each(|key| full.delete(key)).map_err(failed("emptying a map"))?;
+        Ok(entries)
+    }
 }

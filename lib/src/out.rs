@@ -180,6 +180,12 @@ impl Out {
         if self.json {
             return rows.iter().try_for_each(|row| self.row(columns, row));
         }
+        let text = self.table_text(columns, rows);
+        self.raw(&text)
+    }
+
+    /// The lines of such a table, whose rows count as printed.
+    pub(crate) fn table_text<R: Row>(&mut self, columns: &Columns<R>, rows: &[R]) -> String {
         self.printed += rows.len() as u64;
         let mut cells = Vec::with_capacity(rows.len() + 1);
         if !self.no_header {
@@ -194,7 +200,17 @@ impl Out {
             }
             cells.push(line);
         }
-        self.writer.write_all(plain_table(cells).as_bytes()).map_err(Error::output)
+        plain_table(cells)
+    }
+
+    /// Print text as it is: it may move a terminal's cursor, so nothing in it comes from outside unescaped.
+    pub(crate) fn raw(&mut self, text: &str) -> Result<(), Error> {
+        self.writer.write_all(text.as_bytes()).map_err(Error::output)
+    }
+
+    /// Whether tables have a header.
+    pub(crate) fn has_header(&self) -> bool {
+        !self.no_header
     }
 
     /// Print a row type that has no table, as JSON.
@@ -215,12 +231,23 @@ impl Out {
 
     /// Print the local time, or what `--timestamps` asks for, above an interval's output.
     pub fn interval_time(&mut self) -> Result<(), Error> {
-        if self.json || self.timestamps.is_none() {
-            return Ok(());
+        match self.now() {
+            Some(now) if !self.json => self.text(&now),
+            _ => Ok(()),
         }
+    }
+
+    /// The time as `--timestamps` asks for it; nothing if it does not.
+    pub(crate) fn now(&mut self) -> Option<String> {
+        self.timestamps?;
         self.line.clear();
         self.cell(Value::Time(Wall::now()));
-        self.end_line()
+        Some(std::mem::take(&mut self.line))
+    }
+
+    /// The local time.
+    pub(crate) fn time_of_day(&self) -> String {
+        Wall::now().time_of_day(self.clock.zone())
     }
 
     /// Hand everything over to the reader.
