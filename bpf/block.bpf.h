@@ -24,12 +24,27 @@ struct blk_queue_stats___bool {
 	bool enable_accounting;
 } __attribute__((preserve_access_index));
 
-/*
- * Bits of rq_flags. 6.11 made enumerators of them and moved them, but gave their enum no name, by
- * which CO-RE would find them: user space sets these. What stands here are the bits before that.
- */
-const volatile __u32 rqf_flush_seq = 1 << 4;
-const volatile __u32 rqf_io_stat = 1 << 13;
+/* 6.11 gave flush sequences the list that all requests have. */
+struct request___flush_list {
+	struct {
+		struct list_head list;
+	} flush;
+} __attribute__((preserve_access_index));
+
+/* What user space finds out about the running kernel; and the disk that is asked for, or 0. */
+struct kscope_block {
+	__u32 target_dev;
+	/* 6.11 made enumerators of rq_flags' bits, in an enum without the name that CO-RE needs. */
+	__u32 rqf_flush_seq;
+	__u32 rqf_io_stat;
+	/* 5.11 took the arguments before these away. */
+	__u8 issue_has_queue;
+	__u8 bio_queue_has_queue;
+	__u8 getrq_has_queue;
+	__u8 merge_has_queue;
+};
+
+const volatile struct kscope_block block;
 
 static __always_inline __u32 disk_dev(bool btf, struct gendisk *disk)
 {
@@ -75,14 +90,14 @@ static __always_inline bool request_is_passthrough(__u32 cmd_flags)
 /* A step of a flush sequence, as opposed to the request that needs the sequence. */
 static __always_inline bool request_is_flush_step(bool btf, struct request *rq)
 {
-	return (__u32)FIELD(btf, rq, rq_flags) & rqf_flush_seq;
+	return (__u32)FIELD(btf, rq, rq_flags) & block.rqf_flush_seq;
 }
 
 /* Whether start_time_ns is of this request: without statistics it may be of one that was here
  * before. */
 static __always_inline bool request_keeps_start_time(bool btf, struct request *rq)
 {
-	return (__u32)FIELD(btf, rq, rq_flags) & rqf_io_stat && FIELD(btf, rq, start_time_ns);
+	return (__u32)FIELD(btf, rq, rq_flags) & block.rqf_io_stat && FIELD(btf, rq, start_time_ns);
 }
 
 /* Whether the kernel itself notes when it issues this queue's requests: blk_mq_start_request(). */
@@ -102,6 +117,27 @@ static __always_inline bool queue_keeps_issue_time(bool btf, struct request_queu
 	return FIELD(btf, stats, accounting);
 }
 
+/* The list of requests that wait for a flush, which is flush_rq; NULL if it is none. */
+static __always_inline struct list_head *flush_waiting(struct request *flush_rq)
+{
+	struct blk_flush_queue *fq = BPF_CORE_READ(flush_rq, mq_hctx, fq);
+
+	if (BPF_CORE_READ(fq, flush_rq) != flush_rq)
+		return NULL;
+	return &fq->flush_queue[BPF_CORE_READ_BITFIELD_PROBED(fq, flush_running_idx) & 1];
+}
+
+/* The request that an entry of that list stands for. */
+static __always_inline struct request *flush_waiter(struct list_head *entry)
+{
+	struct request___flush_list *old = NULL;
+
+	if (bpf_core_field_exists(old->flush.list))
+		return (void *)entry -
+		       bpf_core_field_offset(struct request___flush_list, flush.list);
+	return (void *)entry - bpf_core_field_offset(struct request, queuelist);
+}
+
 /* Whether who issued the bio is in this cgroup or below, by the block layer's own association. */
 static __always_inline bool bio_in_cgroup(struct bio *bio, __u64 cgroup)
 {
@@ -116,5 +152,30 @@ static __always_inline bool bio_in_cgroup(struct bio *bio, __u64 cgroup)
 	blkcg = BPF_CORE_READ(blkg, blkcg);
 	return css_in_cgroup(&blkcg->css, cgroup);
 }
+
+/* The request or the bio that a tracepoint's probes get. */
+#define ISSUE_RQ(ctx)                                                                              \
+	((struct request *)(block.issue_has_queue ? RAW_ARG(ctx, 1) : RAW_ARG(ctx, 0)))
+#define BIO_QUEUE_BIO(ctx)                                                                         \
+	((struct bio *)(block.bio_queue_has_queue ? RAW_ARG(ctx, 1) : RAW_ARG(ctx, 0)))
+#define GETRQ_BIO(ctx) ((struct bio *)(block.getrq_has_queue ? RAW_ARG(ctx, 1) : RAW_ARG(ctx, 0)))
+#define MERGE_BIO(ctx) ((struct bio *)(block.merge_has_queue ? RAW_ARG(ctx, 2) : RAW_ARG(ctx, 0)))
+
+/* A hook at a tracepoint of the block layer: `call` sees btf and ctx. */
+#define BLOCK_HOOK(hook, tracepoint, call)                                                         \
+	static __always_inline int hook##__body(bool btf, __u64 *ctx)                              \
+	{                                                                                          \
+		return call;                                                                       \
+	}                                                                                          \
+	SEC("tp_btf/" tracepoint)                                                                  \
+	int hook##__tp_btf(__u64 *ctx)                                                             \
+	{                                                                                          \
+		return hook##__body(true, ctx);                                                    \
+	}                                                                                          \
+	SEC("raw_tp/" tracepoint)                                                                  \
+	int hook##__raw_tp(__u64 *ctx)                                                             \
+	{                                                                                          \
+		return hook##__body(false, ctx);                                                   \
+	}
 
 #endif

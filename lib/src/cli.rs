@@ -195,6 +195,24 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A threshold: milliseconds, or a number with us, ms, s, m or h; 0 is none.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn milliseconds(text: &str) -> Result<Duration, String> {
+    let (number, to_ms) = match text.strip_suffix("us") {
+        Some(number) => (number, 0.001),
+        None => (text, 1.0),
+    };
+    match number.parse::<f64>() {
+        Ok(0.0) => Ok(Duration::ZERO),
+        Ok(number) => duration(&format!("{}ms", number * to_ms)),
+        Err(_) => {
+            duration(text).map_err(|_| "not a number of milliseconds, nor one with us, ms, s, m or h".into())
+        }
+    }
+}
+
 /// A size in bytes as a power of two, for a ring buffer.
 fn buffer_size(text: &str) -> Result<u32, String> {
     let (number, shift) = match text.char_indices().next_back() {
@@ -336,6 +354,18 @@ mod tests {
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         for bad in ["", "x", "0", "-1", "1d", "nan", "inf", "1e300", "s"] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn thresholds() {
+        assert_eq!(milliseconds("10"), Ok(Duration::from_millis(10)));
+        assert_eq!(milliseconds("0.5"), Ok(Duration::from_micros(500)));
+        assert_eq!(milliseconds("250us"), Ok(Duration::from_micros(250)));
+        assert_eq!(milliseconds("2s"), Ok(Duration::from_secs(2)));
+        assert_eq!(milliseconds("0"), Ok(Duration::ZERO));
+        for bad in ["", "us", "-1", "nan", "1d", "1e300", "-0.5us"] {
+            assert!(milliseconds(bad).is_err(), "{bad}");
         }
     }
 

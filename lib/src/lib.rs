@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the tools of kscope share in user space. `docs/adding-a-tool.md` shows how a tool uses it.
 
+pub mod block;
 pub mod cli;
 pub mod command;
 pub mod escape;

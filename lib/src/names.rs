@@ -128,28 +128,6 @@ impl Disk {
     }
 }
 
-/// What the kernel itself tells of the times of a disk's I/O.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DiskTimes {
-    /// The driver takes bios and makes no requests (dm, md, zram).
-    pub bios: bool,
-    /// Requests carry the time of their issue: the queue gathers statistics, which it surely does for its
-    /// writeback throttling.
-    pub issue: bool,
-}
-
-/// [`DiskTimes`] of every disk that has a size.
-pub fn disk_times() -> Vec<(String, DiskTimes)> {
-    let read = |path: PathBuf| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let disks = fs::read_dir("/sys/block").into_iter().flatten().flatten();
-    let with_size = disks.filter(|disk| read(disk.path().join("size")).is_some_and(|size| size > 0));
-    let times = |path: PathBuf| DiskTimes {
-        bios: !path.join("mq").is_dir(),
-        issue: read(path.join("queue/wbt_lat_usec")).is_some_and(|limit| limit > 0),
-    };
-    with_size.map(|disk| (disk.file_name().to_string_lossy().into_owned(), times(disk.path()))).collect()
-}
-
 fn read_dev(sys: &Path) -> Option<u32> {
     let text = fs::read_to_string(sys.join("dev")).ok()?;
     let (major, minor) = text.trim().split_once(':')?;

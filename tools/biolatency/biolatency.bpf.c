@@ -9,15 +9,11 @@
 #define IN_FLIGHT_MAX 10240
 
 const volatile __u64 unit_ns = 1000;
-const volatile __u32 target_dev;
 const volatile bool per_disk;
 const volatile bool per_flags;
 const volatile bool from_insertion;
 const volatile __u64 cgroup;
 const volatile bool follow_bios;
-/* 5.11 took the queue, the first argument, away. */
-const volatile bool issue_has_queue;
-const volatile bool bio_queue_has_queue;
 
 /* Without -D and -F: of requests, and of bios. */
 struct kscope_hist total[2];
@@ -88,9 +84,9 @@ static __always_inline bool set_key(bool btf, struct biolatency_key *key, struct
 {
 	__u32 dev = 0;
 
-	if (per_disk || target_dev)
+	if (per_disk || block.target_dev)
 		dev = disk_dev(btf, disk);
-	if (target_dev && dev != target_dev)
+	if (block.target_dev && dev != block.target_dev)
 		return false;
 	if (per_disk)
 		key->dev = dev;
@@ -199,48 +195,8 @@ static __always_inline int on_bio_complete(struct bio *bio)
 	return 0;
 }
 
-#define TWO_WAYS(hook, tracepoint, handler)                                                        \
-	SEC("tp_btf/" tracepoint)                                                                  \
-	int hook##__tp_btf(__u64 *ctx)                                                             \
-	{                                                                                          \
-		return handler(true, ctx);                                                         \
-	}                                                                                          \
-	SEC("raw_tp/" tracepoint)                                                                  \
-	int hook##__raw_tp(__u64 *ctx)                                                             \
-	{                                                                                          \
-		return handler(false, ctx);                                                        \
-	}
-
-static __always_inline int issue(bool btf, __u64 *ctx)
-{
-	return on_issue(btf,
-			(struct request *)(issue_has_queue ? RAW_ARG(ctx, 1) : RAW_ARG(ctx, 0)));
-}
-
-static __always_inline int insert(bool btf, __u64 *ctx)
-{
-	return on_insert(btf,
-			 (struct request *)(issue_has_queue ? RAW_ARG(ctx, 1) : RAW_ARG(ctx, 0)));
-}
-
-static __always_inline int complete(bool btf, __u64 *ctx)
-{
-	return on_complete(btf, (struct request *)ctx[0], ctx[2]);
-}
-
-static __always_inline int bio_queue(bool btf, __u64 *ctx)
-{
-	return on_bio_queue(
-		btf, (struct bio *)(bio_queue_has_queue ? RAW_ARG(ctx, 1) : RAW_ARG(ctx, 0)));
-}
-
-static __always_inline int bio_complete(bool btf, __u64 *ctx)
-{
-	return on_bio_complete((struct bio *)ctx[1]);
-}
-
-TWO_WAYS(issue, "block_rq_issue", issue)
-TWO_WAYS(insert, "block_rq_insert", insert)
-TWO_WAYS(complete, "block_rq_complete", complete)
-TWO_WAYS(bio_queue, "block_bio_queue", bio_queue)
-TWO_WAYS(bio_complete, "block_bio_complete", bio_complete)
+BLOCK_HOOK(issue, "block_rq_issue", on_issue(btf, ISSUE_RQ(ctx)))
+BLOCK_HOOK(insert, "block_rq_insert", on_insert(btf, ISSUE_RQ(ctx)))
+BLOCK_HOOK(complete, "block_rq_complete", on_complete(btf, (struct request *)ctx[0], ctx[2]))
+BLOCK_HOOK(bio_queue, "block_bio_queue", on_bio_queue(btf, BIO_QUEUE_BIO(ctx)))
+BLOCK_HOOK(bio_complete, "block_bio_complete", on_bio_complete((struct bio *)ctx[1]))

@@ -12,6 +12,9 @@ use kscope::Kernel;
 use kscope::Session;
 use kscope::Tool;
 use kscope::Trace;
+use kscope::block::FlagNames;
+use kscope::block::Layout;
+use kscope::block::Needs;
 use kscope::cli::BlockCgroup;
 use kscope::cli::Common;
 use kscope::cli::Interval;
@@ -144,41 +147,6 @@ fn layer(is_bio: bool) -> &'static str {
     if is_bio { "bio" } else { "request" }
 }
 
-/// The kernel's names for the bits of an operation's flags: they move from release to release.
-struct FlagNames {
-    ops: Vec<(String, i64)>,
-    bits: Vec<(String, i64)>,
-}
-
-impl FlagNames {
-    fn new(kernel: &Kernel) -> Self {
-        // 6.1 renamed req_opf.
-        let ops = kernel.enumerators("req_op").or_else(|| kernel.enumerators("req_opf"));
-        let bits = kernel.enumerators("req_flag_bits");
-        Self { ops: ops.unwrap_or_default(), bits: bits.unwrap_or_default() }
-    }
-
-    fn text(&self, flags: u32) -> String {
-        let op = i64::from(flags & 0xff);
-        let name = self.ops.iter().find(|(_, value)| *value == op);
-        let mut text = match name {
-            Some((name, _)) => name.trim_start_matches("REQ_OP_").to_lowercase(),
-            None => format!("op {op}"),
-        };
-        for bit in 8..32 {
-            if flags & 1 << bit == 0 {
-                continue;
-            }
-            let name = self.bits.iter().find(|(_, value)| *value == i64::from(bit));
-            let name = name
-                .map_or_else(|| format!("bit {bit}"), |(name, _)| name.replace("__REQ_", "").to_lowercase());
-            text.push('|');
-            text.push_str(&name);
-        }
-        text
-    }
-}
-
 impl Trace for Biolatency {
     const NAME: &'static str = "biolatency";
     const SUBSYSTEM: &'static str = "block I/O";
@@ -205,18 +173,11 @@ impl Trace for Biolatency {
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
             rodata.follow_bios = !unwanted.contains(&"bio_queue");
             rodata.unit_ns = unit.ns;
-            rodata.target_dev = self.disk.as_ref().map_or(0, |disk| disk.dev);
             rodata.per_disk = self.per_disk;
             rodata.per_flags = self.per_flags;
             rodata.from_insertion = self.queued;
             rodata.cgroup = cgroup.map_or(0, |cgroup| cgroup.id);
-            if self.queued {
-                let bit = |name| kernel.enumerator(name).map(|bit| 1 << bit);
-                rodata.rqf_flush_seq = bit("__RQF_FLUSH_SEQ").unwrap_or(rodata.rqf_flush_seq);
-                rodata.rqf_io_stat = bit("__RQF_IO_STAT").unwrap_or(rodata.rqf_io_stat);
-            }
-            rodata.issue_has_queue = kernel.tracepoint_args("block_rq_issue") == Some(2);
-            rodata.bio_queue_has_queue = kernel.tracepoint_args("block_bio_queue") == Some(2);
+            kscope::set_block!(rodata, &Layout::of(&kernel), &self.disk);
         }
         let taken = Hooks::new().without(&unwanted).choose(open.open_object_mut(), &kernel)?;
         let flag_names = FlagNames::new(&kernel);
@@ -278,20 +239,9 @@ impl Biolatency {
     /// Each hook costs something at each I/O: leave those out that no disk needs. I/O of a disk that comes later
     /// and needs them is counted as dropped.
     fn unwanted_hooks(&self) -> Vec<&'static str> {
-        let mut disks = names::disk_times();
-        disks.retain(|(name, _)| self.disk.as_ref().is_none_or(|disk| disk.name == *name));
-        let mut unwanted = Vec::new();
-        if self.queued || disks.iter().all(|(_, times)| times.bios || times.issue) {
-            unwanted.push("issue");
-        }
-        if !self.queued {
-            unwanted.push("insert");
-        }
-        if !disks.iter().any(|(_, times)| times.bios) {
-            unwanted.push("bio_queue");
-            // It costs nothing but tells of disks that come later, which are no concern of -d.
-            unwanted.extend(self.disk.is_some().then_some("bio_complete"));
-        }
+        let needs = Needs::of(self.disk.as_ref());
+        let mut unwanted = needs.unwanted(self.disk.as_ref());
+        unwanted.push(if self.queued { "issue" } else { "insert" });
         unwanted
     }
 }
