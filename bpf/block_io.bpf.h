@@ -19,6 +19,7 @@
 /* More bios of one request, or requests that wait for one flush, are not looked at. */
 #define BLOCK_WALK_MAX 128
 #define BLOCK_WAITING_MAX 16
+#define BLOCK_PART_MAX 16
 
 struct block_submitter {
 	__u64 submit_ns; /* CLOCK_MONOTONIC; 0 if not taken */
@@ -240,7 +241,7 @@ static __always_inline void take_submitters(bool btf, struct bio *bio, struct bl
 /* Forget the bios that a part of a request finishes. */
 static __always_inline void forget_part(bool btf, struct bio *bio, __u32 bytes)
 {
-	for (int i = 0; i < BLOCK_WALK_MAX && bio; i++) {
+	for (int i = 0; i < BLOCK_PART_MAX && bio; i++) {
 		__u32 size = FIELD(btf, bio, bi_iter.bi_size);
 		__u64 key = (__u64)bio;
 

@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -90,6 +91,33 @@ impl Disk {
             write_merges: fields[5],
             discards: fields[11],
             flushes: fields[15],
+        }
+    }
+
+    /// What it counted since `before`, once that is as much as `done` wants to see: it counts a moment after whoever
+    /// waits for the I/O is woken up.
+    ///
+    /// # Panics
+    /// If it never is.
+    pub fn counted(&self, before: &Stat, done: impl Fn(&Stat) -> bool) -> Stat {
+        wait_until("the kernel to count what was done", || {
+            let stat = self.stat().since(before);
+            done(&stat).then_some(stat)
+        })
+    }
+
+    /// Whether this mode of the workload `io` is possible.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn can(&self, mode: &str) -> Result<(), String> {
+        let zero = |file: &str| self.read(file).is_none_or(|text| text == "0");
+        match mode {
+            "discard" if zero("queue/discard_max_bytes") => Err(format!("{} can't discard", self.name())),
+            "flush" if self.read("queue/write_cache").as_deref() != Some("write back") => {
+                Err(format!("{} has no cache to flush", self.name()))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -256,4 +284,73 @@ impl Drop for Zram {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
     }
+}
+
+/// Reads of one block each, handed over all at once, so that the kernel may merge them.
+///
+/// # Panics
+/// If they fail.
+pub fn read_at_once(device: &str, blocks: usize) {
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct Iocb {
+        data: u64,
+        key: u32,
+        rw_flags: u32,
+        opcode: u16,
+        priority: i16,
+        fd: u32,
+        buffer: u64,
+        bytes: u64,
+        offset: i64,
+        reserved: u64,
+        flags: u32,
+        event_fd: u32,
+    }
+    const BLOCK: usize = 4096;
+    const PREAD: u16 = 0;
+
+    let file = File::options().read(true).custom_flags(libc::O_DIRECT).open(device).expect("a disk");
+    let memory = vec![0u8; (blocks + 1) * BLOCK].leak();
+    let start = memory.as_ptr().align_offset(BLOCK);
+    let buffer = memory[start..].as_mut_ptr().expose_provenance();
+    let mut requests: Vec<Iocb> = (0..blocks)
+        .map(|n| Iocb {
+            opcode: PREAD,
+            fd: file.as_raw_fd().cast_unsigned(),
+            buffer: (buffer + n * BLOCK) as u64,
+            bytes: BLOCK as u64,
+            offset: (n * BLOCK) as i64,
+            ..Iocb::default()
+        })
+        .collect();
+    let pointers: Vec<*mut Iocb> = requests.iter_mut().map(std::ptr::from_mut).collect();
+    let mut context = 0usize;
+    // struct io_event: data, obj, res, res2.
+    let mut events = vec![[0i64; 4]; blocks];
+    // SAFETY: the structures are the kernel's (linux/aio_abi.h); all memory stays until every read has ended.
+    unsafe {
+        let call = |result: libc::c_long| Errno::result(result).expect("asynchronous I/O");
+        call(libc::syscall(libc::SYS_io_setup, blocks, &raw mut context));
+        let submitted = call(libc::syscall(libc::SYS_io_submit, context, blocks, pointers.as_ptr()));
+        assert_eq!(submitted as usize, blocks);
+        let null = std::ptr::null::<libc::timespec>();
+        let ended = libc::syscall(libc::SYS_io_getevents, context, blocks, blocks, events.as_mut_ptr(), null);
+        assert_eq!(call(ended) as usize, blocks);
+        call(libc::syscall(libc::SYS_io_destroy, context));
+    }
+    assert!(events.iter().all(|event| event[2] == BLOCK as i64), "{events:?}");
+}
+
+/// Disks of which it is known how long each request takes at least, in nanoseconds, as `$KSCOPE_DISKS` says:
+/// `nullb0:1000000 sda:5000000`. The kernel matrix makes such.
+///
+/// # Panics
+/// If it names no disks and times.
+pub fn slow_disks() -> Vec<(Disk, u64)> {
+    let disks = Disk::all();
+    let list = std::env::var("KSCOPE_DISKS").unwrap_or_default();
+    let parts = list.split_whitespace().map(|part| part.split_once(':').expect("disk:nanoseconds"));
+    let disk = |name: &str| disks.iter().find(|disk| disk.name() == name).expect("a disk of $KSCOPE_DISKS").clone();
+    parts.map(|(name, delay)| (disk(name), delay.parse().expect("nanoseconds"))).collect()
 }

@@ -19,6 +19,7 @@ pub mod programs;
 pub mod scale;
 pub mod setting;
 pub mod table;
+pub mod terminal;
 
 mod run;
 mod schema;

@@ -2,17 +2,14 @@
 //! biolatency against the oracle: the workload's own count and times, and what the kernel counts of each disk.
 #![allow(clippy::unwrap_used)]
 
-use std::fs::{self, File};
-use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use kscope_tests::block::{Disk, Loop, Stat, Zram};
+use kscope_tests::block::{Disk, Loop, Stat, Zram, read_at_once, slow_disks};
 use kscope_tests::cgroup;
 use kscope_tests::setting::Setting;
 use kscope_tests::{Ended, Finished, Run, Workload};
 use kscope_tests::{now, say_untested, wait_until};
-use nix::errno::Errno;
 use nix::unistd::getpid;
 use procfs::process::Process;
 use serde_json::Value;
@@ -143,30 +140,9 @@ impl Measured {
     }
 }
 
-/// What the disk counted since `before`, once it has counted as much as `done` wants to see: it does so a moment
-/// after whoever waits for the I/O is woken up.
-fn counted(disk: &Disk, before: &Stat, done: impl Fn(&Stat) -> bool) -> Stat {
-    wait_until("the kernel to count what was done", || {
-        let stat = disk.stat().since(before);
-        done(&stat).then_some(stat)
-    })
-}
-
-/// A disk on which this mode is possible, or why not.
-fn can(disk: &Disk, mode: &str) -> Result<(), String> {
-    let zero = |file: &str| disk.read(file).is_none_or(|text| text == "0");
-    match mode {
-        "discard" if zero("queue/discard_max_bytes") => Err(format!("{} can't discard", disk.name())),
-        "flush" if disk.read("queue/write_cache").as_deref() != Some("write back") => {
-            Err(format!("{} has no cache to flush", disk.name()))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Do I/O in one mode under the tool, and check all that it says: of the disk alone, by flags.
 fn one_mode(disk: &Disk, mode: &str, queued: bool, way: Option<&str>, count: u64) {
-    if let Err(why) = can(disk, mode) {
+    if let Err(why) = disk.can(mode) {
         return say_untested(&format!("biolatency, {mode}"), &why);
     }
     let workload = io(&disk.device(), mode, count, 4096);
@@ -182,7 +158,7 @@ fn one_mode(disk: &Disk, mode: &str, queued: bool, way: Option<&str>, count: u64
         "discard" => Stat { discards: count, ..Stat::default() },
         _ => Stat { writes: 2 * count, flushes: count, ..Stat::default() },
     };
-    assert_eq!(counted(disk, &before, |stat| *stat == expected), expected);
+    assert_eq!(disk.counted(&before, |stat| *stat == expected), expected);
     let finished = tracer.stop();
     assert_eq!(disk.stat().since(&before), expected, "somebody else used {}", disk.name());
     let hists = hists(&finished);
@@ -300,7 +276,7 @@ fn big_requests_count_as_the_disk_counts_them() {
     let device = Loop::new(DISK_SIZE);
     let disk = device.disk();
     for (mode, size) in [("read", MIB), ("read", 16 * MIB), ("write", 8 * MIB), ("discard", 16 * MIB)] {
-        if let Err(why) = can(disk, mode) {
+        if let Err(why) = disk.can(mode) {
             say_untested(&format!("biolatency, big {mode}"), &why);
             continue;
         }
@@ -312,10 +288,10 @@ fn big_requests_count_as_the_disk_counts_them() {
             let before = disk.stat();
             workload.finish();
             let sum = |stat: &Stat| stat.reads + stat.writes + stat.discards;
-            let stat = counted(disk, &before, |stat| sum(stat) >= 10);
+            let stat = disk.counted(&before, |stat| sum(stat) >= 10);
             // All requests of an I/O have ended when it has; the last one may not be counted yet.
             let hists = hists(&tracer.stop());
-            let stat = counted(disk, &before, |now| sum(now) >= sum(&stat).max(total(&hists)));
+            let stat = disk.counted(&before, |now| sum(now) >= sum(&stat).max(total(&hists)));
             assert_eq!(total(&hists), sum(&stat), "{mode} of {size} bytes: {stat:?} {hists:#?}");
             assert!(hists.iter().all(|hist| hist.op() == mode), "{hists:#?}");
             if most.is_some() && mode != "discard" {
@@ -323,59 +299,6 @@ fn big_requests_count_as_the_disk_counts_them() {
             }
         }
     }
-}
-
-/// Reads of one block each, handed over all at once, so that the kernel may merge them.
-fn read_at_once(device: &str, blocks: usize) {
-    #[repr(C)]
-    #[derive(Clone, Copy, Default)]
-    struct Iocb {
-        data: u64,
-        key: u32,
-        rw_flags: u32,
-        opcode: u16,
-        priority: i16,
-        fd: u32,
-        buffer: u64,
-        bytes: u64,
-        offset: i64,
-        reserved: u64,
-        flags: u32,
-        event_fd: u32,
-    }
-    const BLOCK: usize = 4096;
-    const PREAD: u16 = 0;
-
-    let file = File::options().read(true).custom_flags(libc::O_DIRECT).open(device).unwrap();
-    let memory = vec![0u8; (blocks + 1) * BLOCK].leak();
-    let start = memory.as_ptr().align_offset(BLOCK);
-    let buffer = memory[start..].as_mut_ptr().expose_provenance();
-    let mut requests: Vec<Iocb> = (0..blocks)
-        .map(|n| Iocb {
-            opcode: PREAD,
-            fd: file.as_raw_fd().cast_unsigned(),
-            buffer: (buffer + n * BLOCK) as u64,
-            bytes: BLOCK as u64,
-            offset: (n * BLOCK) as i64,
-            ..Iocb::default()
-        })
-        .collect();
-    let pointers: Vec<*mut Iocb> = requests.iter_mut().map(std::ptr::from_mut).collect();
-    let mut context = 0usize;
-    // struct io_event: data, obj, res, res2.
-    let mut events = vec![[0i64; 4]; blocks];
-    // SAFETY: the structures are the kernel's (linux/aio_abi.h); all memory stays until every read has ended.
-    unsafe {
-        let call = |result: libc::c_long| Errno::result(result).unwrap();
-        call(libc::syscall(libc::SYS_io_setup, blocks, &raw mut context));
-        let submitted = call(libc::syscall(libc::SYS_io_submit, context, blocks, pointers.as_ptr()));
-        assert_eq!(submitted as usize, blocks);
-        let null = std::ptr::null::<libc::timespec>();
-        let ended = libc::syscall(libc::SYS_io_getevents, context, blocks, blocks, events.as_mut_ptr(), null);
-        assert_eq!(call(ended) as usize, blocks);
-        call(libc::syscall(libc::SYS_io_destroy, context));
-    }
-    assert!(events.iter().all(|event| event[2] == BLOCK as i64), "{events:?}");
 }
 
 #[test]
@@ -390,7 +313,7 @@ fn merged_requests_count_as_the_disk_counts_them() {
     let before = disk.stat();
     (0..ROUNDS).for_each(|_| read_at_once(&disk.device(), BLOCKS));
     let all = |stat: &Stat| stat.reads + stat.read_merges == ROUNDS * BLOCKS as u64;
-    let stat = counted(disk, &before, all);
+    let stat = disk.counted(&before, all);
     let hists = hists(&tracer.stop());
     assert_eq!(total(&hists), stat.reads, "{stat:?} {hists:#?}");
     assert!(stat.read_merges > 0, "{stat:?}: nothing was merged");
@@ -411,7 +334,7 @@ fn workloads_at_once_are_all_counted() {
         workloads.into_iter().map(|workload| Measured::of(&workload.finish())).collect();
     // Requests of two workloads may be merged.
     let done = |stat: &Stat| stat.reads + stat.read_merges + stat.writes + stat.write_merges == 4 * COUNT;
-    let stat = counted(disk, &before, done);
+    let stat = disk.counted(&before, done);
     for tracer in [all, by_flags] {
         let hists = hists(&tracer.stop());
         assert_eq!(total(&hists), stat.reads + stat.writes, "{stat:?} {hists:#?}");
@@ -428,8 +351,8 @@ fn disks_are_told_apart() {
     let workloads =
         [io(&one.disk().device(), "read", 70, 4096), io(&other.disk().device(), "write", 50, 4096)];
     workloads.into_iter().for_each(|workload| _ = workload.finish());
-    counted(one.disk(), &before[0], |stat| stat.reads == 70);
-    counted(other.disk(), &before[1], |stat| stat.writes == 50);
+    one.disk().counted(&before[0], |stat| stat.reads == 70);
+    other.disk().counted(&before[1], |stat| stat.writes == 50);
     let hists_of_all = hists(&all.stop());
     for (device, count) in [(&one, 70), (&other, 50)] {
         let name = Some(device.disk().name());
@@ -493,7 +416,7 @@ fn partitions_count_for_their_disk() {
     let tracer = biolatency(&["-D", "-d", disk.name()]).json();
     let before = disk.stat();
     workload.finish();
-    counted(disk, &before, |stat| stat.reads == 80);
+    disk.counted(&before, |stat| stat.reads == 80);
     let hists = hists(&tracer.stop());
     assert_eq!(total(&hists), 80, "{hists:#?}");
     assert_eq!(hists[0].disk.as_deref(), Some(disk.name()));
@@ -758,7 +681,7 @@ fn filter_by_cgroup() {
         let before = disk.stat();
         outside.finish();
         let measured = Measured::of(&inside.finish());
-        counted(disk, &before, |stat| stat.reads + stat.writes == 250);
+        disk.counted(&before, |stat| stat.reads + stat.writes == 250);
         let hists = hists(&tracer.stop());
         assert_eq!(total(&hists), 140, "{} {mode}: {hists:#?}", filter.path());
         assert!(hists[0].total_us <= measured.total_us, "{hists:#?}");
@@ -811,7 +734,7 @@ fn devices_without_requests_are_measured_by_bio() {
     };
     let disk = zram.disk();
     for (mode, size) in [("write", 4096), ("read", 4096), ("write", MIB), ("discard", 4096)] {
-        if let Err(why) = can(disk, mode) {
+        if let Err(why) = disk.can(mode) {
             say_untested(&format!("biolatency, {mode}, by bio"), &why);
             continue;
         }
@@ -850,16 +773,6 @@ fn devices_without_requests_are_measured_by_bio() {
     assert_eq!((by_bio.len(), sum(&by_bio)), (1, 30), "{ended:?}");
 }
 
-/// Disks of which it is known how long each request takes at least, in nanoseconds, as `$KSCOPE_DISKS` says:
-/// `nullb0:1000000 sda:5000000`. The kernel matrix makes such.
-fn slow_disks() -> Vec<(Disk, u64)> {
-    let disks = Disk::all();
-    let list = std::env::var("KSCOPE_DISKS").unwrap_or_default();
-    let parts = list.split_whitespace().map(|part| part.split_once(':').unwrap());
-    let disk = |name: &str| disks.iter().find(|disk| disk.name() == name).unwrap().clone();
-    parts.map(|(name, delay)| (disk(name), delay.parse().unwrap())).collect()
-}
-
 #[test]
 fn known_delays_are_measured() {
     const COUNT: u64 = 30;
@@ -874,7 +787,7 @@ fn known_delays_are_measured() {
             let tracer = biolatency(&["-F", "-d", disk.name()]).args(queued.then_some("-Q")).json();
             let before = disk.stat();
             let measured = Measured::of(&workload.finish());
-            counted(&disk, &before, |stat| stat.reads + stat.writes == COUNT);
+            disk.counted(&before, |stat| stat.reads + stat.writes == COUNT);
             let hists = hists(&tracer.stop());
             assert_eq!(total(&hists), COUNT, "{}: {hists:#?}", disk.name());
             assert!(hists.iter().all(|hist| hist.op() == mode && hist.layer == layer), "{hists:#?}");

@@ -199,7 +199,7 @@ impl Row for Io {
             |r: &Self| or_null(r.device_us(), |us| Value::Float(us, 3)),
         )
         .nullable(),
-        Field::table_only("LAT(ms)", 9, "From the issue to the end, in milliseconds", |r: &Self| {
+        Field::table_only("LAT(ms)", 8, "From the issue to the end, in milliseconds", |r: &Self| {
             or_null(r.device_us(), |us| Value::Float(us / 1e3, 3))
         }),
         Field::new(

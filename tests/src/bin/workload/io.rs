@@ -2,7 +2,8 @@
 //! `io`: direct, sequential input and output, one request in flight, each timed.
 //!
 //! A read, write or discard is one request of `--bs` bytes; it starts over at the end of the device (or of
-//! the file that is read). A flush is a write and then an fdatasync, of which the latter alone is timed.
+//! the file that is read). A flush is a write and then an fdatasync, of which the latter alone is timed. With
+//! `--each true`, each is reported too.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
@@ -52,6 +53,7 @@ pub fn run(mut args: Args) -> Result<()> {
     let count: u64 = args.required("--count")?;
     let size: usize = args.required("--bs")?;
     let mode: Mode = args.required("--mode")?;
+    let each: bool = args.optional("--each")?.unwrap_or(false);
     args.finish()?;
 
     let target = Target::open(&path, mode, size).with_context(|| path.display().to_string())?;
@@ -59,12 +61,19 @@ pub fn run(mut args: Args) -> Result<()> {
     let start = memory.as_ptr().align_offset(ALIGNMENT);
     let buffer = &mut memory[start..start + size];
     let mut times = Times::default();
+    let mut done = Vec::with_capacity(if each { count as usize } else { 0 });
     session(|| {
         for n in 0..count {
             let offset = n % target.blocks * size as u64;
-            times.add(target.request(mode, buffer, offset)?);
+            let ns = target.request(mode, buffer, offset)?;
+            times.add(ns);
+            if each {
+                done.push((offset, ns));
+            }
         }
-        times.report()
+        times.report()?;
+        done.iter()
+            .try_for_each(|(offset, ns)| emit(&json!({"sector": offset / 512, "bytes": size, "ns": ns})))
     })
 }
 

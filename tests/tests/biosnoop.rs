@@ -1,0 +1,616 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! biosnoop against the oracle: the workload's own list of I/Os and times, and what the kernel counts of each disk.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+use kscope_tests::block::{Disk, Loop, Stat, Zram, read_at_once, slow_disks};
+use kscope_tests::cgroup::Cgroup;
+use kscope_tests::setting::Setting;
+use kscope_tests::table::Table;
+use kscope_tests::{Finished, Run, Who, Workload, say_untested, scale};
+use nix::unistd::{getpid, gettid};
+use serde_json::Value;
+
+const MIB: u64 = 1 << 20;
+const DISK_SIZE: u64 = 64 * MIB;
+
+fn biosnoop(args: &[&str]) -> Run {
+    Run::new("biosnoop").args(args)
+}
+
+fn with_way(run: Run, way: Option<&str>) -> Run {
+    if let Some(way) = way { run.env("KSCOPE_WAY", way) } else { run }
+}
+
+/// The workload, ready to do so many I/Os and to tell each.
+fn io(path: &str, mode: &str, count: usize, size: u64) -> Workload {
+    Workload::start(io_args(path, mode, count, size))
+}
+
+fn io_args(path: &str, mode: &str, count: usize, size: u64) -> Vec<String> {
+    let (count, size) = (count.to_string(), size.to_string());
+    let words = ["io", "--path", path, "--count", &count, "--bs", &size, "--mode", mode, "--each", "true"];
+    words.map(String::from).to_vec()
+}
+
+/// One I/O that the workload did.
+#[derive(Debug)]
+struct Done {
+    sector: u64,
+    bytes: u64,
+    us: f64,
+}
+
+fn done(workload: Workload) -> Vec<Done> {
+    let number = |action: &Value, key: &str| action[key].as_u64().unwrap();
+    let one = |action: &Value| Done {
+        sector: number(action, "sector"),
+        bytes: number(action, "bytes"),
+        us: number(action, "ns") as f64 / 1e3,
+    };
+    workload.finish()[1..].iter().map(one).collect()
+}
+
+/// One I/O that the tool printed.
+#[derive(Clone, Debug)]
+struct Io {
+    pid: Option<u64>,
+    tid: Option<u64>,
+    comm: Option<String>,
+    disk: String,
+    layer: String,
+    sector: u64,
+    bytes: u64,
+    bios: u64,
+    others: u64,
+    queue_us: Option<f64>,
+    device_us: Option<f64>,
+    flags: String,
+    row: Value,
+}
+
+impl Io {
+    fn of(row: Value) -> Self {
+        assert_eq!(row["type"], "event", "{row}");
+        let text = |key: &str| row[key].as_str().unwrap().to_string();
+        let number = |key: &str| row[key].as_u64().unwrap();
+        let io = Self {
+            pid: row["pid"].as_u64(),
+            tid: row["tid"].as_u64(),
+            comm: row["comm"].as_str().map(String::from),
+            disk: text("disk"),
+            layer: text("layer"),
+            sector: number("sector"),
+            bytes: number("size_bytes"),
+            bios: number("bios"),
+            others: number("bios_of_others"),
+            queue_us: row["queue_us"].as_f64(),
+            device_us: row["device_us"].as_f64(),
+            flags: text("flags"),
+            row,
+        };
+        assert!(io.others < io.bios.max(1), "{io:?}");
+        assert!(io.device_us.is_none_or(|us| us >= 0.0) && io.queue_us.is_none_or(|us| us >= 0.0), "{io:?}");
+        io
+    }
+
+    fn op(&self) -> &str {
+        self.flags.split('|').next().unwrap()
+    }
+
+    /// From the submission to the end.
+    fn whole_us(&self) -> f64 {
+        self.queue_us.unwrap() + self.device_us.unwrap()
+    }
+
+    fn is_by(&self, workload: u32) -> bool {
+        let pid = Some(u64::from(workload));
+        (self.pid, self.tid, self.comm.as_deref()) == (pid, pid, Some("workload"))
+    }
+}
+
+/// All that a run printed, each line checked, and nothing lost.
+fn ios(finished: &Finished) -> Vec<Io> {
+    finished.check();
+    assert_eq!(finished.count("lost"), 0, "{}", finished.footer);
+    assert_eq!(finished.count("generated"), finished.count("events"), "{}", finished.footer);
+    finished.events().map(Io::of).collect()
+}
+
+fn nothing_dropped(finished: &Finished) {
+    assert_eq!(finished.footer["dropped_by_cause"], serde_json::json!({}), "{}", finished.footer);
+}
+
+/// Do I/O in one mode, one at a time, and compare each with what is printed of it.
+fn one_mode(disk: &Disk, mode: &str, size: u64, way: Option<&str>, count: usize) {
+    if let Err(why) = disk.can(mode) {
+        return say_untested(&format!("biosnoop, {mode}"), &why);
+    }
+    let workload = io(&disk.device(), mode, count, size);
+    let pid = workload.pid();
+    let tracer = with_way(biosnoop(&["-d", disk.name()]), way).json();
+    let before = disk.stat();
+    let done = done(workload);
+    let n = count as u64;
+    disk.counted(&before, |stat| stat.reads + stat.writes + stat.discards + stat.flushes >= n);
+    let finished = tracer.stop();
+    let hooks = finished.header["hooks"].as_object().unwrap();
+    assert!(hooks.values().all(|taken| taken.as_str().unwrap().starts_with(way.unwrap_or(""))), "{hooks:?}");
+    nothing_dropped(&finished);
+    let ios = ios(&finished);
+    for io in &ios {
+        assert_eq!((io.disk.as_str(), io.layer.as_str()), (disk.name(), "request"), "{io:?}");
+        assert!(io.is_by(pid), "not by {pid}: {io:?}");
+        assert_eq!((io.bios, io.others, &io.row["partial"]), (1, 0, &Value::Bool(false)), "{io:?}");
+    }
+    // A flush is a write before it, and the flush itself; the request for it, which is empty, is no I/O.
+    let (of_mode, others): (Vec<&Io>, Vec<&Io>) = ios.iter().partition(|io| io.op() == mode);
+    assert_eq!((of_mode.len(), done.len()), (count, count), "{ios:#?}");
+    if mode == "flush" {
+        let written: Vec<(u64, u64)> = others.iter().map(|io| (io.sector, io.bytes)).collect();
+        assert_eq!(written, done.iter().map(|done| (done.sector, done.bytes)).collect::<Vec<_>>());
+        assert!(others.iter().all(|io| io.op() == "write"), "{others:#?}");
+    } else {
+        assert!(others.is_empty(), "{others:#?}");
+    }
+    for (io, done) in of_mode.iter().zip(&done) {
+        let place = if mode == "flush" { (0, 0) } else { (done.sector, done.bytes) };
+        assert_eq!((io.sector, io.bytes), place, "{io:?} {done:?}");
+        assert!(io.whole_us() <= done.us, "longer than the workload saw: {io:?} {done:?}");
+    }
+}
+
+macro_rules! modes {
+    ($($name:ident: $mode:literal),+ $(,)?) => {$(
+        #[test]
+        fn $name() {
+            let device = Loop::new(DISK_SIZE);
+            for way in [None, Some("raw_tp")] {
+                one_mode(device.disk(), $mode, 4096, way, scale::times(200));
+                one_mode(device.disk(), $mode, 64 << 10, way, scale::times(20));
+            }
+        }
+    )+};
+}
+
+mod each {
+    use super::{DISK_SIZE, Loop, one_mode, scale};
+
+    modes! { read: "read", write: "write", discard: "discard", flush: "flush" }
+}
+
+#[test]
+fn whatever_the_kernel_keeps_of_a_request() {
+    // The times that requests carry themselves, and those that the tool must keep.
+    let device = Loop::new(DISK_SIZE);
+    let disk = device.disk();
+    let schedulers = disk.read("queue/scheduler").unwrap();
+    for scheduler in ["none", "mq-deadline"] {
+        if !schedulers.contains(scheduler) {
+            say_untested(&format!("biosnoop with {scheduler}"), &format!("this kernel has {schedulers}"));
+            continue;
+        }
+        let _scheduler = Setting::new(disk.path("queue/scheduler"), scheduler);
+        for statistics in ["0", "1"] {
+            let _iostats = Setting::new(disk.path("queue/iostats"), statistics);
+            let throttling = if statistics == "1" { "75000" } else { "0" };
+            let _throttling = Setting::try_new(disk.path("queue/wbt_lat_usec"), throttling);
+            // Without statistics the disk counts nothing that could be waited for.
+            let workload = io(&disk.device(), "read", 50, 4096);
+            let pid = workload.pid();
+            let mut tracer = biosnoop(&["-d", disk.name()]).json();
+            let done = done(workload);
+            let last = done.last().unwrap().sector;
+            tracer.wait_for(|row| row["sector"] == last);
+            let finished = tracer.stop();
+            nothing_dropped(&finished);
+            let ios = ios(&finished);
+            assert_eq!(ios.len(), 50, "{scheduler}, {statistics}: {ios:#?}");
+            for (io, done) in ios.iter().zip(&done) {
+                assert!(io.is_by(pid) && io.sector == done.sector, "{io:?} {done:?}");
+                assert!(io.whole_us() <= done.us, "{scheduler}, {statistics}: {io:?} {done:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn big_requests_are_split_as_the_disk_wants() {
+    let device = Loop::new(DISK_SIZE);
+    let disk = device.disk();
+    let _most = Setting::new(disk.path("queue/max_sectors_kb"), "128");
+    for mode in ["read", "write"] {
+        let workload = io(&disk.device(), mode, 6, 8 * MIB);
+        let pid = workload.pid();
+        let tracer = biosnoop(&["-d", disk.name()]).json();
+        let before = disk.stat();
+        let done = done(workload);
+        disk.counted(&before, |stat| stat.reads + stat.writes >= 6 * 64);
+        let ios = ios(&tracer.stop());
+        assert!(ios.iter().all(|io| io.is_by(pid) && io.op() == mode && io.bytes <= 128 << 10), "{ios:#?}");
+        assert_covered_once(&ios, done.iter().map(|done| (done.sector, done.bytes)));
+    }
+}
+
+/// All that was done is covered by what is printed, each sector once.
+fn assert_covered_once(ios: &[Io], done: impl Iterator<Item = (u64, u64)>) {
+    let mut parts: Vec<(u64, u64)> = ios.iter().map(|io| (io.sector, io.sector + io.bytes / 512)).collect();
+    parts.sort_unstable();
+    let mut wanted: Vec<(u64, u64)> = done.map(|(sector, bytes)| (sector, sector + bytes / 512)).collect();
+    wanted.sort_unstable();
+    let joined = |parts: Vec<(u64, u64)>| {
+        parts.into_iter().fold(Vec::<(u64, u64)>::new(), |mut all, part| {
+            match all.last_mut() {
+                Some(last) if last.1 == part.0 => last.1 = part.1,
+                _ => all.push(part),
+            }
+            all
+        })
+    };
+    assert_eq!(joined(parts), joined(wanted), "{ios:#?}");
+}
+
+#[test]
+fn merged_bios_are_counted() {
+    const BLOCKS: usize = 64;
+    let rounds = scale::times(20);
+    let device = Loop::new(DISK_SIZE);
+    let disk = device.disk();
+    // Older kernels do not want to merge what goes to a file.
+    let _merges = Setting::new(disk.path("queue/nomerges"), "0");
+    let tracer = biosnoop(&["-d", disk.name()]).json();
+    let before = disk.stat();
+    (0..rounds).for_each(|_| read_at_once(&disk.device(), BLOCKS));
+    let all = |stat: &Stat| stat.reads + stat.read_merges == (rounds * BLOCKS) as u64;
+    let stat = disk.counted(&before, all);
+    assert!(stat.read_merges > 0, "{stat:?}: nothing was merged");
+    let ios = ios(&tracer.stop());
+    assert_eq!(ios.len() as u64, stat.reads, "{stat:?} {ios:#?}");
+    let (pid, tid) = (getpid().as_raw() as u64, gettid().as_raw() as u64);
+    for io in &ios {
+        assert_eq!((io.pid, io.tid, io.others), (Some(pid), Some(tid), 0), "{io:?}");
+        assert_eq!(io.bytes, io.bios * 4096, "{io:?}");
+    }
+    assert_eq!(ios.iter().map(|io| io.bios).sum::<u64>(), (rounds * BLOCKS) as u64);
+    // Each round is its own, and they follow each other.
+    let per_round = ios.iter().scan(0, |sum, io| {
+        *sum += io.bytes;
+        Some(*sum)
+    });
+    let ends = per_round.filter(|sum| sum % (BLOCKS as u64 * 4096) == 0).count();
+    assert_eq!(ends, rounds, "{ios:#?}");
+}
+
+#[test]
+fn workloads_at_once_are_told_apart() {
+    let count = scale::times(800);
+    let device = Loop::new(DISK_SIZE);
+    let disk = device.disk();
+    let mut workloads = ["read", "write", "read", "flush"].map(|mode| io(&disk.device(), mode, count, 4096));
+    let pids = workloads.each_ref().map(Workload::pid);
+    let tracer = biosnoop(&["-d", disk.name()]).json();
+    let before = disk.stat();
+    workloads.iter_mut().for_each(Workload::go);
+    let done = workloads.map(done);
+    let n = count as u64;
+    // Those of two workloads may be merged; and one that asks for a flush is a write too.
+    let ended = |stat: &Stat| {
+        stat.reads + stat.read_merges == 2 * n
+            && stat.writes + stat.write_merges == 3 * n
+            && stat.flushes == n
+    };
+    let stat = disk.counted(&before, ended);
+    let ios = ios(&tracer.stop());
+    let of = |op: &str| ios.iter().filter(|io| io.op() == op).count() as u64;
+    assert_eq!((of("read"), of("flush")), (stat.reads, n), "{stat:?}");
+    assert_eq!(of("write"), stat.writes - n, "{stat:?}");
+    for (pid, (mode, done)) in pids.iter().zip(["read", "write", "read", "flush"].iter().zip(&done)) {
+        let own: Vec<&Io> = ios.iter().filter(|io| io.is_by(*pid)).collect();
+        assert!(own.iter().all(|io| io.op() == *mode || *mode == "flush" && io.op() == "write"), "{own:#?}");
+        if stat.read_merges + stat.write_merges == 0 {
+            let sectors =
+                |op: &str| own.iter().filter(|io| io.op() == op).map(|io| io.sector).collect::<Vec<_>>();
+            let wanted: Vec<u64> = done.iter().map(|done| done.sector).collect();
+            assert_eq!(sectors(if *mode == "flush" { "write" } else { mode }), wanted, "{mode}");
+        }
+    }
+    assert!(ios.iter().all(|io| pids.iter().any(|pid| io.is_by(*pid))), "{ios:#?}");
+}
+
+#[test]
+fn a_flush_is_of_those_who_wait_for_it() {
+    let count = scale::times(300);
+    let device = Loop::new(DISK_SIZE);
+    let disk = device.disk();
+    let mut workloads = [0; 6].map(|_| io(&disk.device(), "flush", count, 4096));
+    let pids = workloads.each_ref().map(Workload::pid);
+    let tracer = biosnoop(&["-d", disk.name()]).json();
+    let before = disk.stat();
+    workloads.iter_mut().for_each(Workload::go);
+    workloads.into_iter().for_each(|workload| _ = done(workload));
+    let n = (6 * count) as u64;
+    let stat = disk.counted(&before, |stat| stat.writes + stat.write_merges == 2 * n);
+    let ios = ios(&tracer.stop());
+    let flushes: Vec<&Io> = ios.iter().filter(|io| io.op() == "flush").collect();
+    assert_eq!(flushes.len() as u64, disk.stat().since(&before).flushes, "{stat:?}");
+    assert!(flushes.iter().all(|io| pids.iter().any(|pid| io.is_by(*pid))), "{flushes:#?}");
+    // Each that asked for one waited for one.
+    assert_eq!(flushes.iter().map(|io| io.bios).sum::<u64>(), n);
+    println!("{} flushes for {n} requests", flushes.len());
+}
+
+#[test]
+fn buffered_writes_are_of_who_writes_them_back() {
+    const BYTES: u64 = 4 * MIB;
+    let device = Loop::new(DISK_SIZE);
+    let disk = device.disk();
+    let file = File::options().write(true).open(disk.device()).unwrap();
+    let pid = getpid().as_raw() as u64;
+    // By who asks for it.
+    let tracer = biosnoop(&["-d", disk.name()]).json();
+    let before = disk.stat();
+    file.write_all_at(&vec![1; BYTES as usize], 0).unwrap();
+    file.sync_data().unwrap();
+    disk.counted(&before, |stat| stat.writes > 0);
+    let by_caller: Vec<Io> = ios(&tracer.stop()).into_iter().filter(|io| io.op() == "write").collect();
+    assert_covered_once(&by_caller, [(0, BYTES)].into_iter());
+    // By a thread of the kernel: what it was told of the disk is all that it can be said of it.
+    let _age = Setting::new("/proc/sys/vm/dirty_expire_centisecs", "1");
+    let _often = Setting::new("/proc/sys/vm/dirty_writeback_centisecs", "1");
+    let mut tracer = biosnoop(&["-d", disk.name()]).json();
+    file.write_all_at(&vec![2; BYTES as usize], BYTES).unwrap();
+    let mut left = BYTES;
+    while left > 0 {
+        let row = tracer.wait_for(|row| row["type"] == "event");
+        left -= row["size_bytes"].as_u64().unwrap();
+    }
+    let by_kernel = ios(&tracer.stop());
+    assert_covered_once(&by_kernel, [(BYTES / 512, BYTES)].into_iter());
+    for io in by_kernel {
+        let comm = io.comm.unwrap();
+        assert!(comm.starts_with("kworker/") && io.pid != Some(pid), "{comm}");
+    }
+}
+
+#[test]
+fn filters_go_by_who_submits() {
+    let device = Loop::new(DISK_SIZE);
+    let disk = device.disk();
+    let cgroup = Cgroup::new(format!("kscope-biosnoop-{}", getpid()));
+    let nobody = Who::new(Who::NOBODY, &[caps::Capability::CAP_DAC_OVERRIDE]);
+    for mode in ["read", "flush"] {
+        // One that is meant, and one that is not.
+        let inside = Workload::start_by(&nobody, io_args(&disk.device(), mode, 40, 4096));
+        let outside = io(&disk.device(), mode, 30, 4096);
+        let pid = inside.pid();
+        cgroup.add(pid);
+        let path = cgroup.path().to_str().unwrap();
+        let number = pid.to_string();
+        let tracers = [
+            ["--pid", &number],
+            ["-p", &number],
+            ["--tid", &number],
+            ["--uid", "65534"],
+            ["-c", path],
+            ["--cgroup", path],
+        ]
+        .map(|filter| biosnoop(&["-d", disk.name()]).args(filter).json());
+        let nobody_matches = biosnoop(&["-d", disk.name(), "--comm", "no-such-thread"]).json();
+        let all_match = biosnoop(&["-d", disk.name(), "--comm", "orkloa"]).json();
+        let before = disk.stat();
+        // One after the other: else requests may be merged.
+        let (outside, inside) = (done(outside), done(inside));
+        let n = if mode == "flush" { 2 * 70 } else { 70 };
+        disk.counted(&before, |stat| stat.reads == n || stat.writes == n);
+        for tracer in tracers {
+            let ios = ios(&tracer.stop());
+            let of_mode: Vec<u64> = ios.iter().filter(|io| io.op() == mode).map(|io| io.sector).collect();
+            assert!(ios.iter().all(|io| io.is_by(pid) && io.row["uid"] == 65534), "{ios:#?}");
+            assert!(ios.iter().all(|io| io.row["cgroup"] == cgroup.name().to_str().unwrap()), "{ios:#?}");
+            assert_eq!(of_mode.len(), inside.len(), "{ios:#?}");
+            assert_eq!(ios.len(), if mode == "flush" { 80 } else { 40 }, "{ios:#?}");
+        }
+        assert_eq!(ios(&nobody_matches.stop()).len(), 0);
+        let all = ios(&all_match.stop());
+        let of_mode = all.iter().filter(|io| io.op() == mode).count();
+        assert_eq!(of_mode, inside.len() + outside.len(), "{all:#?}");
+    }
+}
+
+#[test]
+fn disks_are_told_apart() {
+    let (one, other) = (Loop::new(DISK_SIZE), Loop::new(DISK_SIZE));
+    let (partitioned, partition) = Loop::with_partition(DISK_SIZE);
+    let (all, only) = (biosnoop(&[]).json(), biosnoop(&["-d", &one.disk().device()]).json());
+    let before = [&one, &other, &partitioned].map(|device| device.disk().stat());
+    let paths = [one.disk().device(), other.disk().device(), format!("/dev/{partition}")];
+    let workloads = paths.each_ref().map(|path| io(path, "write", 30, 4096));
+    let pids = workloads.each_ref().map(Workload::pid);
+    let done = workloads.map(done);
+    for (device, before) in [&one, &other, &partitioned].iter().zip(&before) {
+        device.disk().counted(before, |stat| stat.writes == 30);
+    }
+    let all = ios(&all.stop());
+    // A partition's sectors are those of its disk.
+    for (device, (pid, (done, shift))) in
+        [&one, &other, &partitioned].iter().zip(pids.iter().zip(done.iter().zip([0, 0, DISK_SIZE / 2 / 512])))
+    {
+        let own: Vec<&Io> = all.iter().filter(|io| io.disk == device.disk().name()).collect();
+        let sectors: Vec<u64> = own.iter().map(|io| io.sector).collect();
+        assert_eq!(sectors, done.iter().map(|done| done.sector + shift).collect::<Vec<_>>());
+        assert!(own.iter().all(|io| io.is_by(*pid)), "{own:#?}");
+    }
+    let only = ios(&only.stop());
+    assert!(only.len() == 30 && only.iter().all(|io| io.disk == one.disk().name()), "{only:#?}");
+    for nonsense in ["", "no-such-disk", "/", "/dev/null", "..", "loop0\n", &partition] {
+        biosnoop(&["--dry-run", "-d", nonsense]).output().refusal(2);
+    }
+}
+
+#[test]
+fn those_that_took_less_are_left_out() {
+    let device = Loop::new(DISK_SIZE);
+    let disk = device.disk();
+    let started = [&[][..], &["-m", "50us"], &["-m", "0.1"], &["--min=2h"], &["-m", "0"]].map(|min| {
+        let workload = io(&disk.device(), "read", 100, 4096);
+        let tracers =
+            [biosnoop(&["-d", disk.name()]).json(), biosnoop(&["-d", disk.name()]).args(min).json()];
+        let before = disk.stat();
+        done(workload);
+        disk.counted(&before, |stat| stat.reads == 100);
+        tracers.map(|tracer| ios(&tracer.stop()))
+    });
+    for ([all, some], least) in started.iter().zip([0.0, 50.0, 100.0, 7.2e9, 0.0]) {
+        assert_eq!(all.len(), 100, "{all:#?}");
+        assert!(some.iter().all(|io| io.device_us.unwrap() >= least), "{least}: {some:#?}");
+        // The two tracers run one after the other: they read the clock at moments of their own.
+        match least {
+            0.0 => assert_eq!(some.len(), 100, "{some:#?}"),
+            7.2e9 => assert!(some.is_empty(), "{some:#?}"),
+            _ => {
+                assert!(some.iter().all(|io| all.iter().any(|other| other.sector == io.sector)), "{some:#?}")
+            }
+        }
+    }
+    for nonsense in ["x", "-1", "", "1d", "nan"] {
+        biosnoop(&["--dry-run", &format!("--min={nonsense}")]).output().refusal(2);
+    }
+}
+
+#[test]
+fn table_shows_the_same() {
+    let device = Loop::new(DISK_SIZE);
+    let disk = device.disk();
+    let name = disk.name();
+    for (options, more) in [
+        (&[][..], &[][..]),
+        (&["-Q"], &["QUE(ms)"]),
+        (&["-t"], &["TIME"]),
+        (&["--timestamp", "--queued"], &["TIME", "QUE(ms)"]),
+        (&["-U", "--print-cgroup"], &["UID", "CGROUP"]),
+    ] {
+        let workload = io(&disk.device(), "write", 25, 4096);
+        let pid = workload.pid().to_string();
+        let tracer = biosnoop(&["-d", name]).args(options).text();
+        let before = disk.stat();
+        let done = done(workload);
+        disk.counted(&before, |stat| stat.writes == 25);
+        let ended = tracer.stop_text();
+        let table = Table::of(&ended);
+        for title in ["COMM", "PID", "DISK", "SECTOR", "BYTES", "BIOS", "LAT(ms)", "FLAGS"].iter().chain(more)
+        {
+            assert_eq!(table.column(title).len(), 25, "{title}: {ended:?}");
+        }
+        assert_eq!(table.titles.len(), 8 + more.len(), "{ended:?}");
+        for (title, cell) in
+            [("COMM", "workload"), ("PID", &pid), ("DISK", name), ("BYTES", "4096"), ("BIOS", "1")]
+        {
+            assert!(table.column(title).iter().all(|found| *found == cell), "{title}: {ended:?}");
+        }
+        assert!(table.column("FLAGS").iter().all(|flags| flags.starts_with("write|sync")), "{ended:?}");
+        let sectors: Vec<String> = done.iter().map(|done| done.sector.to_string()).collect();
+        assert_eq!(table.column("SECTOR"), sectors, "{ended:?}");
+        for (ms, done) in table.column("LAT(ms)").iter().zip(&done) {
+            let ms: f64 = ms.parse().unwrap();
+            // Half of the last digit is rounding.
+            assert!(ms - 0.0005 <= done.us / 1e3, "{ms} {done:?}");
+        }
+        if more.is_empty() {
+            assert!(ended.stdout().lines().all(|line| line.len() < 80), "{ended:?}");
+        }
+    }
+    let ended = biosnoop(&["-d", name, "--no-header"]).text().stop_text();
+    assert_eq!(ended.stdout(), "");
+}
+
+#[test]
+fn devices_without_requests_are_shown_by_bio() {
+    let Some(zram) = Zram::new(DISK_SIZE) else {
+        return say_untested("biosnoop, by bio", "this kernel has no zram");
+    };
+    let disk = zram.disk();
+    for mode in ["write", "read", "discard"] {
+        for way in [None, Some("raw_tp")] {
+            let count = scale::times(100);
+            let workload = io(&disk.device(), mode, count, 4096);
+            let pid = workload.pid();
+            let tracer = with_way(biosnoop(&["-d", disk.name()]), way).json();
+            let done = done(workload);
+            let finished = tracer.stop();
+            nothing_dropped(&finished);
+            let ios = ios(&finished);
+            assert_eq!(ios.len(), count, "{mode}: {ios:#?}");
+            for (io, done) in ios.iter().zip(&done) {
+                assert_eq!((io.sector, io.bytes, io.op()), (done.sector, done.bytes, mode), "{io:?}");
+                assert_eq!((io.layer.as_str(), io.bios, io.queue_us), ("bio", 1, None), "{io:?}");
+                assert!(io.is_by(pid) && io.device_us.unwrap() <= done.us, "{io:?} {done:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn known_delays_are_measured() {
+    const COUNT: usize = 20;
+    let disks = slow_disks();
+    if disks.is_empty() {
+        say_untested("biosnoop, known delays", "KSCOPE_DISKS names no disk with a known delay");
+    }
+    for (disk, delay_ns) in disks {
+        let is_request = disk.path("mq").exists();
+        for mode in ["read", "write"] {
+            let workload = io(&disk.device(), mode, COUNT, 4096);
+            let pid = workload.pid();
+            let least = format!("{}us", delay_ns / 1000);
+            let tracers = ["0", &least].map(|min| biosnoop(&["-d", disk.name(), "-m", min]).json());
+            let before = disk.stat();
+            let done = done(workload);
+            disk.counted(&before, |stat| stat.reads + stat.writes == COUNT as u64);
+            for tracer in tracers {
+                let ios = ios(&tracer.stop());
+                assert_eq!(ios.len(), COUNT, "{}: {ios:#?}", disk.name());
+                for (io, done) in ios.iter().zip(&done) {
+                    assert_eq!((io.sector, io.bytes, io.op()), (done.sector, done.bytes, mode), "{io:?}");
+                    let us = io.device_us.unwrap();
+                    assert!(us * 1e3 >= delay_ns as f64 && us <= done.us, "{delay_ns} ns: {io:?} {done:?}");
+                    assert!(io.is_by(pid) && (io.layer == "request") == is_request, "{io:?}");
+                }
+            }
+        }
+        for mode in ["discard", "flush"] {
+            if is_request {
+                one_mode(&disk, mode, 4096, None, COUNT);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_began_before_is_not_known() {
+    // A disk that takes long enough for a tool to start meanwhile.
+    let slow =
+        slow_disks().into_iter().filter(|(disk, _)| disk.path("mq").exists()).max_by_key(|slow| slow.1);
+    let Some((disk, _)) = slow else {
+        return say_untested("biosnoop, I/O that began before", "KSCOPE_DISKS names no disk with a known delay");
+    };
+    let mut workload = io(&disk.device(), "read", 400, 4096);
+    let pid = workload.pid();
+    workload.go();
+    let tracer = biosnoop(&["-d", disk.name()]).json();
+    done(workload);
+    let ios = ios(&tracer.stop());
+    let unknown: Vec<&Io> = ios.iter().filter(|io| !io.is_by(pid)).collect();
+    // One at most was on its way, and nobody is named for it.
+    assert!(
+        unknown.len() <= 1 && unknown.iter().all(|io| io.pid.is_none() && io.comm.is_none()),
+        "{unknown:?}"
+    );
+    let columns: BTreeMap<bool, usize> = ios.iter().fold(BTreeMap::new(), |mut counts, io| {
+        *counts.entry(io.pid.is_some()).or_default() += 1;
+        counts
+    });
+    println!("{}: known or not: {columns:?}", disk.name());
+}
