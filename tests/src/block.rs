@@ -351,6 +351,7 @@ pub fn slow_disks() -> Vec<(Disk, u64)> {
     let disks = Disk::all();
     let list = std::env::var("KSCOPE_DISKS").unwrap_or_default();
     let parts = list.split_whitespace().map(|part| part.split_once(':').expect("disk:nanoseconds"));
-    let disk = |name: &str| disks.iter().find(|disk| disk.name() == name).expect("a disk of $KSCOPE_DISKS").clone();
+    let disk =
+        |name: &str| disks.iter().find(|disk| disk.name() == name).expect("a disk of $KSCOPE_DISKS").clone();
     parts.map(|(name, delay)| (disk(name), delay.parse().expect("nanoseconds"))).collect()
 }

@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 
 use caps::{CapSet, Capability};
+use kscope_tests::block::Loop;
 use kscope_tests::bytes::{assert_harmless, hex};
 use kscope_tests::programs::{has_option, help, tools};
 use kscope_tests::scale::times;
@@ -38,7 +39,15 @@ fn endless(tool: &str) -> Run {
     Run::new(tool).args(["--duration=1h"])
 }
 
-/// A few opens, executions and look-ups, done.
+/// A workload of so many writes to a disk of its own, each with a flush.
+fn disk_io(count: &str, more: &[&str]) -> (Workload, Loop) {
+    let device = Loop::new(1 << 20);
+    let path = device.disk().device();
+    let args = ["io", "--path", &path, "--count", count, "--bs", "4096", "--mode", "flush"];
+    (Workload::start(args.iter().chain(more)), device)
+}
+
+/// A few events of every kind, done.
 fn a_few_events() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().to_str().unwrap();
@@ -46,12 +55,15 @@ fn a_few_events() {
     Workload::start(["exec", "--dir", path, "execve", "fail-enoent"]).finish();
     Workload::start(["lookup", "numeric:127.0.0.1", "numeric:fails"]).finish();
     Workload::start(["tcp-loop", "--count", "3"]).finish();
+    let (io, _device) = disk_io("3", &[]);
+    io.finish();
 }
 
-/// Many opens, and executions, which open too, without end; dropping it ends them.
+/// Many opens, executions, which open too, and I/Os, without end; dropping it ends them.
 struct Busy {
-    _dir: TempDir,
     workloads: Vec<Workload>,
+    _dir: TempDir,
+    _device: Loop,
 }
 
 impl Busy {
@@ -60,7 +72,8 @@ impl Busy {
         let path = dir.path().to_str().unwrap();
         let opens = Workload::start(["open-loop", "--dir", path, "--count", "100000"]);
         let execs = Workload::start(["exec-loop", "--count", "9999999", "--args", "8"]);
-        let mut busy = Self { _dir: dir, workloads: vec![opens, execs] };
+        let (ios, device) = disk_io("9999999", &[]);
+        let mut busy = Self { workloads: vec![opens, execs, ios], _dir: dir, _device: device };
         busy.workloads.iter_mut().for_each(Workload::go);
         busy
     }
@@ -172,6 +185,7 @@ fn fitting_value(name: &str, pinned: &bpf::PinnedMap) -> String {
         "STACK-STORAGE-SIZE" => "1024".into(),
         "PORT" | "PORTS" | "LPORT" | "RPORT" | "DPORT" | "LOCALPORT" | "REMOTEPORT" => "80".into(),
         "ERRNO" => "ENOENT".into(),
+        "SORT" => "all".into(),
         "DISK" => disk(),
         "LIBC" => {
             let workload = Workload::start(["lookup"]);
@@ -235,6 +249,8 @@ fn hostile_events() {
     for comm in HOSTILE_COMMS {
         Workload::start(["comm", &hex(comm)]).finish();
         Workload::start(["tcp-loop", "--count", "1", "--comm", &hex(comm)]).finish();
+        let (io, _device) = disk_io("3", &["--comm", &hex(comm)]);
+        io.finish();
     }
 }
 
@@ -269,6 +285,8 @@ fn overrun(tool: &str, args: &[&str]) -> Ended {
     Workload::start(["open-loop", "--dir", path, "--count", "5000"]).finish();
     Workload::start(["exec-loop", "--count", "60", "--args", "8"]).finish();
     Workload::start(["tcp-loop", "--count", "100"]).finish();
+    let (io, _device) = disk_io("200", &[]);
+    io.finish();
     tracer.resume();
     tracer.signal(Signal::SIGINT);
     tracer.ended()
@@ -655,6 +673,8 @@ fn memory_is_small() {
         check(tool, &mut tracer, "attached");
         Workload::start(["open-loop", "--dir", path, "--count", "20000"]).finish();
         Workload::start(["exec-loop", "--count", "100", "--args", "8"]).finish();
+        let (io, _device) = disk_io("200", &[]);
+        io.finish();
         check(tool, &mut tracer, "after a workload");
         tracer.stop().check();
     }
@@ -751,11 +771,13 @@ fn events_by_pid(finished: &Finished) -> BTreeMap<u64, usize> {
 fn a_few_events_in(cgroup: &cgroup::Cgroup) {
     let dir = TempDir::new().unwrap();
     let path = dir.path().to_str().unwrap();
+    let (io, _device) = disk_io("3", &[]);
     let workloads = [
         Workload::start(["open", "--dir", path, "openat", "open-enoent", "thread"]),
         Workload::start(["exec", "--dir", path, "execve", "fail-enoent"]),
         Workload::start(["lookup", "numeric:127.0.0.1"]),
         Workload::start(["tcp-loop", "--count", "2"]),
+        io,
     ];
     workloads.iter().for_each(|workload| cgroup.add(workload.pid()));
     workloads.into_iter().for_each(|workload| _ = workload.finish());

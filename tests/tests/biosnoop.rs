@@ -381,43 +381,40 @@ fn filters_go_by_who_submits() {
     let disk = device.disk();
     let cgroup = Cgroup::new(format!("kscope-biosnoop-{}", getpid()));
     let nobody = Who::new(Who::NOBODY, &[caps::Capability::CAP_DAC_OVERRIDE]);
-    for mode in ["read", "flush"] {
-        // One that is meant, and one that is not.
-        let inside = Workload::start_by(&nobody, io_args(&disk.device(), mode, 40, 4096));
-        let outside = io(&disk.device(), mode, 30, 4096);
-        let pid = inside.pid();
-        cgroup.add(pid);
-        let path = cgroup.path().to_str().unwrap();
-        let number = pid.to_string();
-        let tracers = [
-            ["--pid", &number],
-            ["-p", &number],
-            ["--tid", &number],
-            ["--uid", "65534"],
-            ["-c", path],
-            ["--cgroup", path],
-        ]
-        .map(|filter| biosnoop(&["-d", disk.name()]).args(filter).json());
-        let nobody_matches = biosnoop(&["-d", disk.name(), "--comm", "no-such-thread"]).json();
-        let all_match = biosnoop(&["-d", disk.name(), "--comm", "orkloa"]).json();
-        let before = disk.stat();
-        // One after the other: else requests may be merged.
-        let (outside, inside) = (done(outside), done(inside));
-        let n = if mode == "flush" { 2 * 70 } else { 70 };
-        disk.counted(&before, |stat| stat.reads == n || stat.writes == n);
-        for tracer in tracers {
-            let ios = ios(&tracer.stop());
-            let of_mode: Vec<u64> = ios.iter().filter(|io| io.op() == mode).map(|io| io.sector).collect();
-            assert!(ios.iter().all(|io| io.is_by(pid) && io.row["uid"] == 65534), "{ios:#?}");
-            assert!(ios.iter().all(|io| io.row["cgroup"] == cgroup.name().to_str().unwrap()), "{ios:#?}");
-            assert_eq!(of_mode.len(), inside.len(), "{ios:#?}");
-            assert_eq!(ios.len(), if mode == "flush" { 80 } else { 40 }, "{ios:#?}");
-        }
-        assert_eq!(ios(&nobody_matches.stop()).len(), 0);
-        let all = ios(&all_match.stop());
-        let of_mode = all.iter().filter(|io| io.op() == mode).count();
-        assert_eq!(of_mode, inside.len() + outside.len(), "{all:#?}");
+    // One that is meant, and one that is not.
+    let inside = Workload::start_by(&nobody, io_args(&disk.device(), "flush", 40, 4096));
+    let outside = io(&disk.device(), "flush", 30, 4096);
+    let pid = inside.pid();
+    cgroup.add(pid);
+    let path = cgroup.path().to_str().unwrap();
+    let number = pid.to_string();
+    let tracers = [
+        ["--pid", &number],
+        ["-p", &number],
+        ["--tid", &number],
+        ["--uid", "65534"],
+        ["-c", path],
+        ["--cgroup", path],
+    ]
+    .map(|filter| biosnoop(&["-d", disk.name()]).args(filter).json());
+    let nobody_matches = biosnoop(&["-d", disk.name(), "--comm", "no-such-thread"]).json();
+    let all_match = biosnoop(&["-d", disk.name(), "--comm", "orkloa"]).json();
+    let before = disk.stat();
+    // One after the other: else requests may be merged.
+    let (outside, inside) = (done(outside), done(inside));
+    disk.counted(&before, |stat| stat.writes == 2 * 70);
+    for tracer in tracers {
+        let ios = ios(&tracer.stop());
+        let of_mode: Vec<u64> = ios.iter().filter(|io| io.op() == "flush").map(|io| io.sector).collect();
+        assert!(ios.iter().all(|io| io.is_by(pid) && io.row["uid"] == 65534), "{ios:#?}");
+        assert!(ios.iter().all(|io| io.row["cgroup"] == cgroup.name().to_str().unwrap()), "{ios:#?}");
+        assert_eq!(of_mode.len(), inside.len(), "{ios:#?}");
+        assert_eq!(ios.len(), 2 * 40, "{ios:#?}");
     }
+    assert_eq!(ios(&nobody_matches.stop()).len(), 0);
+    let all = ios(&all_match.stop());
+    let of_mode = all.iter().filter(|io| io.op() == "flush").count();
+    assert_eq!(of_mode, inside.len() + outside.len(), "{all:#?}");
 }
 
 #[test]
@@ -594,7 +591,10 @@ fn what_began_before_is_not_known() {
     let slow =
         slow_disks().into_iter().filter(|(disk, _)| disk.path("mq").exists()).max_by_key(|slow| slow.1);
     let Some((disk, _)) = slow else {
-        return say_untested("biosnoop, I/O that began before", "KSCOPE_DISKS names no disk with a known delay");
+        return say_untested(
+            "biosnoop, I/O that began before",
+            "KSCOPE_DISKS names no disk with a known delay",
+        );
     };
     let mut workload = io(&disk.device(), "read", 400, 4096);
     let pid = workload.pid();

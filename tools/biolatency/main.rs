@@ -27,7 +27,6 @@ use kscope::intervals::Intervals;
 use kscope::maps;
 use kscope::metrics::Family;
 use kscope::metrics::Label;
-use kscope::names;
 use kscope::names::Disk;
 use kscope::names::Disks;
 use kscope::out::Out;

@@ -17,6 +17,7 @@ use kscope::block::Layout;
 use kscope::block::Needs;
 use kscope::cli;
 use kscope::cli::Buffer;
+use kscope::cli::CgroupColumn;
 use kscope::cli::Common;
 use kscope::cli::Filter;
 use kscope::escape::c_bytes;
@@ -63,9 +64,8 @@ struct Biosnoop {
     /// Print the user id
     #[arg(short = 'U', long = "print-uid")]
     print_uid: bool,
-    /// Print the cgroup
-    #[arg(long = "print-cgroup")]
-    print_cgroup: bool,
+    #[command(flatten)]
+    cgroup: CgroupColumn,
     #[command(flatten)]
     filter: Filter,
     #[command(flatten)]
@@ -137,14 +137,7 @@ impl Row for Io {
             r.known(Value::Uint(r.record.tid.into()))
         })
         .nullable(),
-        Field::new(
-            "cgroup",
-            Kind::Bytes,
-            "Path of that thread's cgroup (version 2); null if not known",
-            |r: &Self| r.known(Value::Bytes(&r.cgroup)),
-        )
-        .nullable()
-        .column("CGROUP", 30),
+        Field::cgroup(|r: &Self| r.known(Value::Bytes(&r.cgroup))).nullable(),
         Field::new("disk", Kind::Text, "Disk", |r: &Self| Value::Text(&r.disk)).column("DISK", 8),
         Field::new(
             "layer",
@@ -237,7 +230,7 @@ impl Trace for Biosnoop {
             rodata.want_queue_time = json || self.queued;
             rodata.take_submit_time = (json || self.queued) && needs.start;
             rodata.want_uid = json || self.print_uid;
-            rodata.want_cgroup = json || self.print_cgroup;
+            rodata.want_cgroup = json || self.cgroup.print_cgroup;
             rodata.follow_bios = needs.bios;
         }
         session::set_buffer(open.open_object_mut(), &self.buffer)?;
@@ -274,7 +267,7 @@ impl Biosnoop {
         titles.extend(self.common.timestamps.map(|_| "TIME"));
         titles.extend(self.queued.then_some("QUE(ms)"));
         titles.extend(self.print_uid.then_some("UID"));
-        titles.extend(self.print_cgroup.then_some("CGROUP"));
+        titles.extend(self.cgroup.print_cgroup.then_some("CGROUP"));
         Columns::new(&titles)
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! A read, write or discard is one request of `--bs` bytes; it starts over at the end of the device (or of
 //! the file that is read). A flush is a write and then an fdatasync, of which the latter alone is timed. With
-//! `--each true`, each is reported too.
+//! `--each true`, each is reported too; with `--comm`, all is done under that name.
 
+use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
@@ -13,10 +14,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use libc::O_DIRECT;
+use nix::sys::prctl;
 use serde_json::json;
 
 use crate::args::Args;
-use crate::protocol::{emit, session};
+use crate::protocol::{emit, session, unhex};
 
 /// What O_DIRECT asks of a buffer, at most.
 const ALIGNMENT: usize = 4096;
@@ -54,6 +56,8 @@ pub fn run(mut args: Args) -> Result<()> {
     let size: usize = args.required("--bs")?;
     let mode: Mode = args.required("--mode")?;
     let each: bool = args.optional("--each")?.unwrap_or(false);
+    let comm: Option<String> = args.optional("--comm")?;
+    let comm = comm.map(|hex| anyhow::Ok(CString::new(unhex(&hex)?)?)).transpose()?;
     args.finish()?;
 
     let target = Target::open(&path, mode, size).with_context(|| path.display().to_string())?;
@@ -63,6 +67,9 @@ pub fn run(mut args: Args) -> Result<()> {
     let mut times = Times::default();
     let mut done = Vec::with_capacity(if each { count as usize } else { 0 });
     session(|| {
+        if let Some(name) = &comm {
+            prctl::set_name(name).context("PR_SET_NAME")?;
+        }
         for n in 0..count {
             let offset = n % target.blocks * size as u64;
             let ns = target.request(mode, buffer, offset)?;
