@@ -109,7 +109,14 @@ static __always_inline bool other_disk(bool btf, struct gendisk *disk)
 	return block.target_dev && disk_dev(btf, disk) != block.target_dev;
 }
 
-static __always_inline int on_submit(bool btf, struct bio *bio)
+static __always_inline void count_lost(void)
+{
+	count(GENERATED);
+	count(LOST_MAP_FULL);
+}
+
+/* is_first: of the bios that its request will consist of. */
+static __always_inline int on_submit(bool btf, struct bio *bio, bool is_first)
 {
 	struct block_submitter by = {};
 	__u64 key = (__u64)bio;
@@ -121,8 +128,13 @@ static __always_inline int on_submit(bool btf, struct bio *bio)
 	set_submitter(&by);
 	if (take_submit_time)
 		by.submit_ns = bpf_ktime_get_ns();
-	if (bpf_map_update_elem(&submitted, &key, &by, BPF_ANY))
+	if (!bpf_map_update_elem(&submitted, &key, &by, BPF_ANY))
+		return 0;
+	if (filter_is_empty())
 		count(DROPPED_MAP_FULL);
+	else if (is_first)
+		/* Nobody will know that it passed. */
+		count_lost();
 	return 0;
 }
 
@@ -328,7 +340,7 @@ static __always_inline int on_bio_queue(bool btf, struct bio *bio)
 	value.bytes = FIELD(btf, bio, bi_iter.bi_size);
 	value.cmd_flags = (__u32)FIELD(btf, bio, bi_opf);
 	if (bpf_map_update_elem(&bios, &key, &value, BPF_ANY))
-		count(LOST_MAP_FULL);
+		count_lost();
 	return 0;
 }
 
@@ -358,9 +370,9 @@ static __always_inline int on_bio_complete(struct bio *bio)
 	return 0;
 }
 
-BLOCK_HOOK(submit, "block_getrq", on_submit(btf, GETRQ_BIO(ctx)))
-BLOCK_HOOK(back_merge, "block_bio_backmerge", on_submit(btf, MERGE_BIO(ctx)))
-BLOCK_HOOK(front_merge, "block_bio_frontmerge", on_submit(btf, MERGE_BIO(ctx)))
+BLOCK_HOOK(submit, "block_getrq", on_submit(btf, GETRQ_BIO(ctx), true))
+BLOCK_HOOK(back_merge, "block_bio_backmerge", on_submit(btf, MERGE_BIO(ctx), false))
+BLOCK_HOOK(front_merge, "block_bio_frontmerge", on_submit(btf, MERGE_BIO(ctx), false))
 BLOCK_HOOK(issue, "block_rq_issue", on_issue(btf, ISSUE_RQ(ctx)))
 BLOCK_HOOK(complete, "block_rq_complete", on_complete(btf, (struct request *)ctx[0], ctx[2]))
 BLOCK_HOOK(bio_queue, "block_bio_queue", on_bio_queue(btf, BIO_QUEUE_BIO(ctx)))

@@ -9,7 +9,7 @@ use kscope_tests::cgroup::Cgroup;
 use kscope_tests::setting::Setting;
 use kscope_tests::table::Table;
 use kscope_tests::terminal::Terminal;
-use kscope_tests::{Finished, Run, Who, Workload, now, say_untested, scale, wait_until};
+use kscope_tests::{Finished, Run, Who, Workload, metrics, now, say_untested, scale, wait_until};
 use nix::unistd::getpid;
 use serde_json::Value;
 
@@ -374,4 +374,32 @@ fn a_terminal_is_refreshed() {
     let ended = biotop(&["--json", "10ms", "2"]).env("TERM", "xterm").stdout(stdout).output();
     assert_eq!(ended.code(), 0, "{ended:?}");
     assert!(terminal.written().starts_with("{\"type\":\"header\""));
+}
+
+#[test]
+fn metrics_are_the_sums() {
+    let device = Loop::new(DISK_SIZE);
+    let disk = device.disk();
+    let mut tracer = biotop(&["-d", disk.name(), "50ms", "--metrics-listen=127.0.0.1:0"]).json();
+    let address = metrics::address(&tracer);
+    let before = disk.stat();
+    let measured = total_us(io(&disk.device(), "write", 60, 8192));
+    disk.counted(&before, |stat| stat.writes == 60);
+    // One that ends after those were counted.
+    io(&disk.device(), "read", 1, 4096).finish();
+    tracer.wait_for(|row| row["op"] == "read");
+    let wanted = format!("disk=\"{}\",op=\"write\",comm=\"workload\"", disk.name());
+    let samples = wait_until("the metrics of that interval", || {
+        let samples = metrics::parse(&metrics::get(&address, "").1);
+        (metrics::sum(&samples, "kscope_biotop_ios_total") == 61.0).then_some(samples)
+    });
+    let of = |name: &str| {
+        let series = metrics::of(&samples, &format!("kscope_biotop_{name}_total"));
+        let found = series.iter().find(|(labels, _)| labels.contains(&wanted));
+        *found.unwrap_or_else(|| panic!("{name} {wanted}: {samples:?}")).1
+    };
+    assert_eq!((of("ios"), of("moved_bytes")), (60.0, 60.0 * 8192.0));
+    let seconds = of("device_time_seconds");
+    assert!(seconds > 0.0 && seconds * 1e6 <= measured, "{seconds} s, but the workload saw {measured} us");
+    tracer.stop().check();
 }

@@ -21,8 +21,11 @@ use kscope::block::Needs;
 use kscope::cli::Common;
 use kscope::cli::Filter;
 use kscope::cli::Interval;
+use kscope::cli::Metrics;
 use kscope::escape::c_bytes;
 use kscope::maps::Turns;
+use kscope::metrics::Exporter;
+use kscope::metrics::Family;
 use kscope::names::Disk;
 use kscope::names::Disks;
 use kscope::row::Field;
@@ -49,6 +52,11 @@ pub fn main() -> ExitCode {
     TOOL.main()
 }
 
+const IOS: Family = Family::counter("ios", "I/Os that have ended");
+const BYTES: Family = Family::counter("moved", "How much I/Os have moved").bytes();
+const TIME: Family =
+    Family::counter("device_time", "How long I/Os took, each from its issue to its end").seconds();
+
 /// Who uses the disks most?
 #[derive(Parser, Debug)]
 #[command(mut_arg("cgroup", |a| a.short('c')))]
@@ -71,6 +79,8 @@ struct Biotop {
     filter: Filter,
     #[command(flatten)]
     interval: Interval,
+    #[command(flatten)]
+    metrics: Metrics,
     #[command(flatten)]
     common: Common,
 }
@@ -105,6 +115,13 @@ impl Usage {
 
     fn mean_us(&self) -> Option<f64> {
         (self.counts.timed > 0).then(|| self.counts.total_ns as f64 / self.counts.timed as f64 / 1e3)
+    }
+
+    fn export(&self, to: &mut Exporter) {
+        let Counts { ios, bytes, total_ns, comm, .. } = &self.counts;
+        for (family, value) in [(&IOS, ios), (&BYTES, bytes), (&TIME, total_ns)] {
+            to.add(family, &[("disk", &self.disk), ("op", &self.op), ("comm", &c_bytes(comm))], *value);
+        }
     }
 
     fn order(&self, by: Sort) -> Reverse<[u64; 3]> {
@@ -180,6 +197,7 @@ impl Trace for Biotop {
     }
 
     fn run(self) -> anyhow::Result<()> {
+        let exporter = self.metrics.open(Self::NAME)?;
         let mut storage = MaybeUninit::uninit();
         let mut open = session::open(BiotopSkelBuilder::default(), &mut storage, &self.common)?;
         let kernel = Kernel::new()?;
@@ -195,6 +213,7 @@ impl Trace for Biotop {
         drop(kernel);
         let skeleton = session::load(open)?;
         let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
+        session.export(exporter)?;
 
         let columns = Columns::new(&["PID", "COMM", "DISK", "OP", "I/O", "KiB", "AVG(ms)"]);
         let mut screen = Screen::new(&self.common, self.append);
@@ -212,6 +231,7 @@ impl Trace for Biotop {
                 Usage { time, interval_s, key, counts, disk, op }
             };
             let mut rows: Vec<Usage> = counted.into_iter().map(usage).collect();
+            out.export(|to| rows.iter().for_each(|row| row.export(to)));
             rows.sort_by_key(|row| (row.order(self.sort), row.key.tgid));
             Ok(screen.show(out, &columns, &rows, self.rows.map(|rows| rows as usize))?)
         })?;
