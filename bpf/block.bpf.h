@@ -24,7 +24,7 @@ struct blk_queue_stats___bool {
 	bool enable_accounting;
 } __attribute__((preserve_access_index));
 
-/* 6.11 gave flush sequences the list that all requests have. */
+/* 6.6 took this list away: a flush sequence uses that of all requests, queuelist. */
 struct request___flush_list {
 	struct {
 		struct list_head list;

@@ -48,8 +48,8 @@ struct block_io {
 	bool is_part; /* the device did a part, and will be given the rest again */
 };
 
-/* Of the tool. `now` is CLOCK_MONOTONIC. */
-static __always_inline void block_io_ended(struct block_io *io, __u64 now);
+/* Of the tool. */
+static __always_inline void block_io_ended(struct block_io *io);
 
 const volatile bool want_queue_time;
 const volatile bool want_uid;
@@ -318,7 +318,7 @@ static __always_inline int on_complete(bool btf, struct request *rq, unsigned in
 		issue = FIELD(btf, rq, io_start_time_ns);
 	now = bpf_ktime_get_ns();
 	set_times(&io, submit, issue, now);
-	block_io_ended(&io, now);
+	block_io_ended(&io);
 	return 0;
 }
 
@@ -366,7 +366,7 @@ static __always_inline int on_bio_complete(struct bio *bio)
 	io.bios = 1;
 	io.is_bio = true;
 	set_times(&io, 0, io.by.submit_ns, now);
-	block_io_ended(&io, now);
+	block_io_ended(&io);
 	return 0;
 }
 

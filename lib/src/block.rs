@@ -5,8 +5,12 @@
 use std::fs;
 use std::path::PathBuf;
 
+use libbpf_rs::OpenObject;
+
+use crate::Error;
 use crate::Kernel;
 use crate::names::Disk;
+use crate::session;
 
 /// The kernel's names for the bits of an operation's flags: they move from release to release.
 #[derive(Debug)]
@@ -129,6 +133,14 @@ impl Needs {
             }
         }
         needs
+    }
+
+    /// Give no room to bios in the maps of bpf/block_io.bpf.h where there are none.
+    ///
+    /// # Errors
+    /// libbpf's.
+    pub fn size_maps(&self, object: &mut OpenObject) -> Result<(), Error> {
+        if self.bios { Ok(()) } else { session::set_max_entries(object, "bios", 1) }
     }
 
     /// The hooks of bpf/block_io.bpf.h that nothing needs; with `disk`, no other one is of concern. I/O of a disk that

@@ -8,7 +8,7 @@ const volatile __u64 min_ns;
 
 struct biosnoop_event *biosnoop_event_type __attribute__((unused));
 
-static __always_inline void block_io_ended(struct block_io *io, __u64 now)
+static __always_inline void block_io_ended(struct block_io *io)
 {
 	struct biosnoop_event event = {};
 

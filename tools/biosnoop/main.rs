@@ -233,6 +233,7 @@ impl Trace for Biosnoop {
             rodata.want_cgroup = json || self.cgroup.print_cgroup;
             rodata.follow_bios = needs.bios;
         }
+        needs.size_maps(open.open_object_mut())?;
         session::set_buffer(open.open_object_mut(), &self.buffer)?;
         let taken = Hooks::new()
             .without(&needs.unwanted(self.disk.as_ref()))

@@ -8,7 +8,7 @@
 
 TURNS(struct biotop_key, struct biotop_value, ROWS_MAX)
 
-static __always_inline void block_io_ended(struct block_io *io, __u64 now)
+static __always_inline void block_io_ended(struct block_io *io)
 {
 	struct biotop_key key = {
 		.tgid = io->by.tgid,

@@ -207,6 +207,7 @@ impl Trace for Biotop {
             kscope::set_block!(rodata, &Layout::of(&kernel), &self.disk);
             rodata.follow_bios = needs.bios;
         }
+        needs.size_maps(open.open_object_mut())?;
         let hooks = Hooks::new().without(&needs.unwanted(self.disk.as_ref()));
         let taken = hooks.choose(open.open_object_mut(), &kernel)?;
         let flag_names = FlagNames::new(&kernel);
