@@ -41,6 +41,7 @@ struct block_io {
 	__u32 dev;
 	__u32 cmd_flags;
 	__u32 bios;   /* that it consists of; of a flush: the requests that wait for it */
+	__s32 status; /* 0; of one that failed a blk_status_t, or minus an errno (before 5.18) */
 	__u32 others; /* of these, submitted by other processes than the one in `by` */
 	bool has_queue_time;
 	bool has_device_time;
@@ -265,7 +266,7 @@ static __always_inline void forget_part(bool btf, struct bio *bio, __u32 bytes)
 	}
 }
 
-static __always_inline int on_complete(bool btf, struct request *rq, unsigned int bytes)
+static __always_inline int on_complete(bool btf, struct request *rq, int status, __u32 bytes)
 {
 	__u32 flags = (__u32)FIELD(btf, rq, cmd_flags);
 	__u32 left = FIELD(btf, rq, __data_len);
@@ -286,6 +287,7 @@ static __always_inline int on_complete(bool btf, struct request *rq, unsigned in
 		return 0;
 	io.dev = disk_dev(btf, request_disk(btf, rq));
 	io.cmd_flags = flags;
+	io.status = status;
 	io.is_part = bytes < left;
 	if ((flags & REQ_OP_MASK) == REQ_OP_FLUSH) {
 		take_waiting(rq, &io);
@@ -365,6 +367,7 @@ static __always_inline int on_bio_complete(struct bio *bio)
 	bpf_map_delete_elem(&bios, &key);
 	io.bios = 1;
 	io.is_bio = true;
+	io.status = BPF_CORE_READ(bio, bi_status);
 	set_times(&io, 0, io.by.submit_ns, now);
 	block_io_ended(&io);
 	return 0;
@@ -374,7 +377,8 @@ BLOCK_HOOK(submit, "block_getrq", on_submit(btf, GETRQ_BIO(ctx), true))
 BLOCK_HOOK(back_merge, "block_bio_backmerge", on_submit(btf, MERGE_BIO(ctx), false))
 BLOCK_HOOK(front_merge, "block_bio_frontmerge", on_submit(btf, MERGE_BIO(ctx), false))
 BLOCK_HOOK(issue, "block_rq_issue", on_issue(btf, ISSUE_RQ(ctx)))
-BLOCK_HOOK(complete, "block_rq_complete", on_complete(btf, (struct request *)ctx[0], ctx[2]))
+BLOCK_HOOK(complete, "block_rq_complete",
+	   on_complete(btf, (struct request *)ctx[0], ctx[1], ctx[2]))
 BLOCK_HOOK(bio_queue, "block_bio_queue", on_bio_queue(btf, BIO_QUEUE_BIO(ctx)))
 BLOCK_HOOK(bio_complete, "block_bio_complete", on_bio_complete((struct bio *)ctx[1]))
 

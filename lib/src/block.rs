@@ -9,6 +9,7 @@ use libbpf_rs::OpenObject;
 
 use crate::Error;
 use crate::Kernel;
+use crate::names;
 use crate::names::Disk;
 use crate::session;
 
@@ -51,6 +52,35 @@ impl FlagNames {
             text.push_str(&name);
         }
         text
+    }
+}
+
+/// The error of an I/O that ended with this status: a `blk_status_t`, or minus an errno.
+pub fn error(status: i32) -> Option<String> {
+    // blk_errors[] in block/blk-core.c; those behind it have moved from release to release.
+    const ERRORS: [&str; 13] = [
+        "EOPNOTSUPP",
+        "ETIMEDOUT",
+        "ENOSPC",
+        "ENOLINK",
+        "EREMOTEIO",
+        "EBADE",
+        "ENODATA",
+        "EILSEQ",
+        "ENOMEM",
+        "EIO",
+        "EREMCHG",
+        "EAGAIN",
+        "EBUSY",
+    ];
+    match status {
+        0 => None,
+        ..0 => Some(names::errno(status.saturating_neg())),
+        1.. => Some(
+            ERRORS
+                .get(status.unsigned_abs() as usize - 1)
+                .map_or_else(|| format!("status {status}"), |name| (*name).into()),
+        ),
     }
 }
 
@@ -154,5 +184,19 @@ impl Needs {
             unwanted.extend(disk.is_some().then_some("bio_complete"));
         }
         unwanted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_have_names_in_both_forms() {
+        assert_eq!(error(0), None);
+        assert_eq!((error(10).as_deref(), error(-5).as_deref()), (Some("EIO"), Some("EIO")));
+        assert_eq!((error(1).as_deref(), error(13).as_deref()), (Some("EOPNOTSUPP"), Some("EBUSY")));
+        assert_eq!(error(14).as_deref(), Some("status 14"));
+        assert!(error(i32::MIN).is_some());
     }
 }

@@ -200,6 +200,14 @@ impl Loop {
         (device, name)
     }
 
+    /// Over that memory, which may be made smaller than what is read of it.
+    ///
+    /// # Panics
+    /// If there is no loop driver.
+    pub fn of(memory: &File) -> Self {
+        Self::over(memory, 0)
+    }
+
     fn over(memory: &File, flags: u32) -> Self {
         let control = File::open("/dev/loop-control").expect("the tests need the loop driver");
         let config = ioctl::LoopConfig {
@@ -234,7 +242,11 @@ impl Loop {
     }
 }
 
-fn memory(bytes: u64) -> io::Result<File> {
+/// A file in memory, of so many bytes, all zero.
+///
+/// # Errors
+/// The kernel's.
+pub fn memory(bytes: u64) -> io::Result<File> {
     let memory = File::from(memfd_create(c"kscope-test", MFdFlags::MFD_CLOEXEC)?);
     memory.set_len(bytes)?;
     Ok(memory)

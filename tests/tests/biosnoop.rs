@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 
-use kscope_tests::block::{Disk, Loop, Stat, Zram, read_at_once, slow_disks};
+use kscope_tests::block::{Disk, Loop, Stat, Zram, memory, read_at_once, slow_disks};
 use kscope_tests::cgroup::Cgroup;
 use kscope_tests::setting::Setting;
 use kscope_tests::table::Table;
@@ -290,6 +290,37 @@ fn merged_bios_are_counted() {
     });
     let ends = per_round.filter(|sum| sum % (BLOCKS as u64 * 4096) == 0).count();
     assert_eq!(ends, rounds, "{ios:#?}");
+}
+
+#[test]
+fn what_fails_is_shown_with_its_error_and_in_parts() {
+    const HALF: u64 = 32 << 10;
+    let memory = memory(DISK_SIZE).unwrap();
+    let device = Loop::of(&memory);
+    let disk = device.disk();
+    // The loop driver gives what there is, goes on with the rest, and fails where there is nothing.
+    memory.set_len(HALF).unwrap();
+    let mut tracer = biosnoop(&["-d", disk.name()]).json();
+    let text = biosnoop(&["-d", disk.name()]).text();
+    let file = File::options().read(true).custom_flags(libc::O_DIRECT).open(disk.device()).unwrap();
+    let mut buffer = vec![0; 2 * HALF as usize + 4096];
+    let start = buffer.as_ptr().align_offset(4096);
+    let read = file.read_at(&mut buffer[start..start + 2 * HALF as usize], 0);
+    if read.as_ref().is_ok_and(|bytes| *bytes as u64 == 2 * HALF) {
+        return say_untested("biosnoop, parts and errors", "this kernel's loop driver fills with zeros");
+    }
+    tracer.wait_for(|row| row["error"].is_string());
+    let ios = ios(&tracer.stop());
+    let found: Vec<_> =
+        ios.iter().map(|io| (io.sector, io.bytes, &io.row["partial"], &io.row["error"])).collect();
+    let (yes, no, error) = (Value::Bool(true), Value::Bool(false), Value::from("EIO"));
+    assert_eq!(found, [(0, HALF, &yes, &Value::Null), (HALF / 512, HALF, &no, &error)], "{ios:#?}");
+    let pid = getpid().as_raw() as u64;
+    assert!(ios.iter().all(|io| io.pid == Some(pid) && io.device_us.is_some()), "{ios:#?}");
+    let ended = text.stop_text();
+    let table = Table::of(&ended);
+    let failed: Vec<_> = table.column("FLAGS").into_iter().map(|flags| flags.ends_with(" EIO")).collect();
+    assert_eq!(failed, [false, true], "{ended:?}");
 }
 
 #[test]

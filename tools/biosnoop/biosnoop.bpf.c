@@ -28,6 +28,7 @@ static __always_inline void block_io_ended(struct block_io *io)
 	event.tgid = io->by.tgid;
 	event.tid = io->by.tid;
 	event.uid = io->by.uid;
+	event.status = io->status;
 	event.has_queue_time = io->has_queue_time;
 	event.has_device_time = io->has_device_time;
 	event.is_bio = io->is_bio;

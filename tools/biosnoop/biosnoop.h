@@ -16,11 +16,11 @@ struct biosnoop_event {
 	__u32 tgid; /* 0: who submitted it is not known */
 	__u32 tid;
 	__u32 uid;
+	__s32 status; /* as block_io's */
 	__u8 has_queue_time;
 	__u8 has_device_time;
 	__u8 is_bio;
 	__u8 is_part;
-	__u8 pad[4];
 	__u8 comm[16];
 };
 

@@ -12,6 +12,7 @@ use kscope::Kernel;
 use kscope::Session;
 use kscope::Tool;
 use kscope::Trace;
+use kscope::block;
 use kscope::block::FlagNames;
 use kscope::block::Layout;
 use kscope::block::Needs;
@@ -195,13 +196,20 @@ impl Row for Io {
         Field::table_only("LAT(ms)", 8, "From the issue to the end, in milliseconds", |r: &Self| {
             or_null(r.device_us(), |us| Value::Float(us / 1e3, 3))
         }),
+        Field::new("error", Kind::Text, "The error of one that failed, or null", |r: &Self| {
+            block::error(r.record.status).map_or(Value::Null, Value::String)
+        })
+        .nullable(),
         Field::new(
             "flags",
             Kind::Text,
             "The operation and its flags, as the kernel names them",
             |r: &Self| Value::Text(&r.flags),
-        )
-        .column("FLAGS", 0),
+        ),
+        Field::table_only("FLAGS", 0, "The same, and behind it the error of one that failed", |r: &Self| {
+            let error = block::error(r.record.status).map(|error| format!(" {error}"));
+            Value::String(r.flags.clone() + &error.unwrap_or_default())
+        }),
     ];
 }
 
