@@ -13,6 +13,7 @@ pub mod block;
 pub mod bpf;
 pub mod bytes;
 pub mod cgroup;
+pub mod left_out;
 pub mod metrics;
 pub mod process;
 pub mod programs;

@@ -10,7 +10,7 @@ use kscope_tests::block::{Disk, Loop, Stat, Zram, memory, read_at_once, slow_dis
 use kscope_tests::cgroup::Cgroup;
 use kscope_tests::setting::Setting;
 use kscope_tests::table::Table;
-use kscope_tests::{Finished, Run, Who, Workload, say_untested, scale};
+use kscope_tests::{Finished, Run, Who, Workload, left_out, say_untested, scale};
 use nix::unistd::{getpid, gettid};
 use serde_json::Value;
 
@@ -115,12 +115,14 @@ impl Io {
 /// All that a run printed, each line checked, and nothing lost.
 fn ios(finished: &Finished) -> Vec<Io> {
     finished.check();
+    left_out::check(finished);
     assert_eq!(finished.count("lost"), 0, "{}", finished.footer);
     assert_eq!(finished.count("generated"), finished.count("events"), "{}", finished.footer);
     finished.events().map(Io::of).collect()
 }
 
 fn nothing_dropped(finished: &Finished) {
+    left_out::check(finished);
     assert_eq!(finished.footer["dropped_by_cause"], serde_json::json!({}), "{}", finished.footer);
 }
 
@@ -169,78 +171,86 @@ macro_rules! modes {
         fn $name() {
             let device = Loop::new(DISK_SIZE);
             for way in [None, Some("raw_tp")] {
-                one_mode(device.disk(), $mode, 4096, way, scale::times(200));
-                one_mode(device.disk(), $mode, 64 << 10, way, scale::times(20));
+                left_out::retried(|| one_mode(device.disk(), $mode, 4096, way, scale::times(200)));
+                left_out::retried(|| one_mode(device.disk(), $mode, 64 << 10, way, scale::times(20)));
             }
         }
     )+};
 }
 
 mod each {
-    use super::{DISK_SIZE, Loop, one_mode, scale};
+    use super::{DISK_SIZE, Loop, left_out, one_mode, scale};
 
     modes! { read: "read", write: "write", discard: "discard", flush: "flush" }
 }
 
 #[test]
 fn whatever_the_kernel_keeps_of_a_request() {
-    // The times that requests carry themselves, and those that the tool must keep.
-    let device = Loop::new(DISK_SIZE);
-    let disk = device.disk();
-    let schedulers = disk.read("queue/scheduler").unwrap();
-    for scheduler in ["none", "mq-deadline"] {
-        if !schedulers.contains(scheduler) {
-            say_untested(&format!("biosnoop with {scheduler}"), &format!("this kernel has {schedulers}"));
-            continue;
-        }
-        let _scheduler = Setting::new(disk.path("queue/scheduler"), scheduler);
-        for statistics in ["0", "1"] {
-            let _iostats = Setting::new(disk.path("queue/iostats"), statistics);
-            let throttling = if statistics == "1" { "75000" } else { "0" };
-            let _throttling = Setting::try_new(disk.path("queue/wbt_lat_usec"), throttling);
-            for mode in ["read", "flush"] {
-                const COUNT: usize = 50;
-                let workload = io(&disk.device(), mode, COUNT, 4096);
-                let pid = workload.pid();
-                let mut tracer = biosnoop(&["-d", disk.name()]).json();
-                let done = done(workload);
-                // Without statistics the disk counts nothing that could be waited for.
-                (0..COUNT).for_each(|_| {
-                    _ = tracer
-                        .wait_for(|row| row["flags"].as_str().is_some_and(|flags| flags.starts_with(mode)))
-                });
-                let finished = tracer.stop();
-                nothing_dropped(&finished);
-                let ios: Vec<Io> = ios(&finished).into_iter().filter(|io| io.op() == mode).collect();
-                assert_eq!(ios.len(), COUNT, "{scheduler}, {statistics}: {ios:#?}");
-                for (io, done) in ios.iter().zip(&done) {
-                    assert!(
-                        io.is_by(pid) && (mode == "flush" || io.sector == done.sector),
-                        "{io:?} {done:?}"
-                    );
-                    assert!(io.whole_us() <= done.us, "{scheduler}, {statistics}: {io:?} {done:?}");
+    left_out::retried(|| {
+        // The times that requests carry themselves, and those that the tool must keep.
+        let device = Loop::new(DISK_SIZE);
+        let disk = device.disk();
+        let schedulers = disk.read("queue/scheduler").unwrap();
+        for scheduler in ["none", "mq-deadline"] {
+            if !schedulers.contains(scheduler) {
+                say_untested(&format!("biosnoop with {scheduler}"), &format!("this kernel has {schedulers}"));
+                continue;
+            }
+            let _scheduler = Setting::new(disk.path("queue/scheduler"), scheduler);
+            for statistics in ["0", "1"] {
+                let _iostats = Setting::new(disk.path("queue/iostats"), statistics);
+                let throttling = if statistics == "1" { "75000" } else { "0" };
+                let _throttling = Setting::try_new(disk.path("queue/wbt_lat_usec"), throttling);
+                for mode in ["read", "flush"] {
+                    const COUNT: usize = 50;
+                    let workload = io(&disk.device(), mode, COUNT, 4096);
+                    let pid = workload.pid();
+                    let mut tracer = biosnoop(&["-d", disk.name()]).json();
+                    let done = done(workload);
+                    // Without statistics the disk counts nothing that could be waited for.
+                    (0..COUNT).for_each(|_| {
+                        _ = tracer.wait_for(|row| {
+                            row["flags"].as_str().is_some_and(|flags| flags.starts_with(mode))
+                        })
+                    });
+                    let finished = tracer.stop();
+                    nothing_dropped(&finished);
+                    let ios: Vec<Io> = ios(&finished).into_iter().filter(|io| io.op() == mode).collect();
+                    assert_eq!(ios.len(), COUNT, "{scheduler}, {statistics}: {ios:#?}");
+                    for (io, done) in ios.iter().zip(&done) {
+                        assert!(
+                            io.is_by(pid) && (mode == "flush" || io.sector == done.sector),
+                            "{io:?} {done:?}"
+                        );
+                        assert!(io.whole_us() <= done.us, "{scheduler}, {statistics}: {io:?} {done:?}");
+                    }
                 }
             }
         }
-    }
+    });
 }
 
 #[test]
 fn big_requests_are_split_as_the_disk_wants() {
-    let device = Loop::new(DISK_SIZE);
-    let disk = device.disk();
-    let _most = Setting::new(disk.path("queue/max_sectors_kb"), "128");
-    for mode in ["read", "write"] {
-        let workload = io(&disk.device(), mode, 6, 8 * MIB);
-        let pid = workload.pid();
-        let tracer = biosnoop(&["-d", disk.name()]).json();
-        let before = disk.stat();
-        let done = done(workload);
-        disk.counted(&before, |stat| stat.reads + stat.writes >= 6 * 64);
-        let ios = ios(&tracer.stop());
-        assert!(ios.iter().all(|io| io.is_by(pid) && io.op() == mode && io.bytes <= 128 << 10), "{ios:#?}");
-        assert_covered_once(&ios, done.iter().map(|done| (done.sector, done.bytes)));
-    }
+    left_out::retried(|| {
+        let device = Loop::new(DISK_SIZE);
+        let disk = device.disk();
+        let _most = Setting::new(disk.path("queue/max_sectors_kb"), "128");
+        for mode in ["read", "write"] {
+            let workload = io(&disk.device(), mode, 6, 8 * MIB);
+            let pid = workload.pid();
+            let tracer = biosnoop(&["-d", disk.name()]).json();
+            let before = disk.stat();
+            let done = done(workload);
+            disk.counted(&before, |stat| stat.reads + stat.writes >= 6 * 64);
+            let ios = ios(&tracer.stop());
+            assert!(
+                ios.iter().all(|io| io.is_by(pid) && io.op() == mode && io.bytes <= 128 << 10),
+                "{ios:#?}"
+            );
+            assert_covered_once(&ios, done.iter().map(|done| (done.sector, done.bytes)));
+        }
+    });
 }
 
 /// All that was done is covered by what is printed, each sector once.
@@ -263,394 +273,432 @@ fn assert_covered_once(ios: &[Io], done: impl Iterator<Item = (u64, u64)>) {
 
 #[test]
 fn merged_bios_are_counted() {
-    const BLOCKS: usize = 64;
-    let rounds = scale::times(20);
-    let device = Loop::new(DISK_SIZE);
-    let disk = device.disk();
-    // Older kernels do not want to merge what goes to a file.
-    let _merges = Setting::new(disk.path("queue/nomerges"), "0");
-    let tracer = biosnoop(&["-d", disk.name()]).json();
-    let before = disk.stat();
-    (0..rounds).for_each(|_| read_at_once(&disk.device(), BLOCKS));
-    let all = |stat: &Stat| stat.reads + stat.read_merges == (rounds * BLOCKS) as u64;
-    let stat = disk.counted(&before, all);
-    assert!(stat.read_merges > 0, "{stat:?}: nothing was merged");
-    let ios = ios(&tracer.stop());
-    assert_eq!(ios.len() as u64, stat.reads, "{stat:?} {ios:#?}");
-    let (pid, tid) = (getpid().as_raw() as u64, gettid().as_raw() as u64);
-    for io in &ios {
-        assert_eq!((io.pid, io.tid, io.others), (Some(pid), Some(tid), 0), "{io:?}");
-        assert_eq!(io.bytes, io.bios * 4096, "{io:?}");
-    }
-    assert_eq!(ios.iter().map(|io| io.bios).sum::<u64>(), (rounds * BLOCKS) as u64);
-    // Each round is its own, and they follow each other.
-    let per_round = ios.iter().scan(0, |sum, io| {
-        *sum += io.bytes;
-        Some(*sum)
+    left_out::retried(|| {
+        const BLOCKS: usize = 64;
+        let rounds = scale::times(20);
+        let device = Loop::new(DISK_SIZE);
+        let disk = device.disk();
+        // Older kernels do not want to merge what goes to a file.
+        let _merges = Setting::new(disk.path("queue/nomerges"), "0");
+        let tracer = biosnoop(&["-d", disk.name()]).json();
+        let before = disk.stat();
+        (0..rounds).for_each(|_| read_at_once(&disk.device(), BLOCKS));
+        let all = |stat: &Stat| stat.reads + stat.read_merges == (rounds * BLOCKS) as u64;
+        let stat = disk.counted(&before, all);
+        assert!(stat.read_merges > 0, "{stat:?}: nothing was merged");
+        let ios = ios(&tracer.stop());
+        assert_eq!(ios.len() as u64, stat.reads, "{stat:?} {ios:#?}");
+        let (pid, tid) = (getpid().as_raw() as u64, gettid().as_raw() as u64);
+        for io in &ios {
+            assert_eq!((io.pid, io.tid, io.others), (Some(pid), Some(tid), 0), "{io:?}");
+            assert_eq!(io.bytes, io.bios * 4096, "{io:?}");
+        }
+        assert_eq!(ios.iter().map(|io| io.bios).sum::<u64>(), (rounds * BLOCKS) as u64);
+        // Each round is its own, and they follow each other.
+        let per_round = ios.iter().scan(0, |sum, io| {
+            *sum += io.bytes;
+            Some(*sum)
+        });
+        let ends = per_round.filter(|sum| sum % (BLOCKS as u64 * 4096) == 0).count();
+        assert_eq!(ends, rounds, "{ios:#?}");
     });
-    let ends = per_round.filter(|sum| sum % (BLOCKS as u64 * 4096) == 0).count();
-    assert_eq!(ends, rounds, "{ios:#?}");
 }
 
 #[test]
 fn what_fails_is_shown_with_its_error_and_in_parts() {
-    const HALF: u64 = 32 << 10;
-    let memory = memory(DISK_SIZE).unwrap();
-    let device = Loop::of(&memory);
-    let disk = device.disk();
-    // The loop driver gives what there is, goes on with the rest, and fails where there is nothing.
-    memory.set_len(HALF).unwrap();
-    let mut tracer = biosnoop(&["-d", disk.name()]).json();
-    let text = biosnoop(&["-d", disk.name()]).text();
-    let file = File::options().read(true).custom_flags(libc::O_DIRECT).open(disk.device()).unwrap();
-    let mut buffer = vec![0; 2 * HALF as usize + 4096];
-    let start = buffer.as_ptr().align_offset(4096);
-    let read = file.read_at(&mut buffer[start..start + 2 * HALF as usize], 0);
-    if read.as_ref().is_ok_and(|bytes| *bytes as u64 == 2 * HALF) {
-        return say_untested("biosnoop, parts and errors", "this kernel's loop driver fills with zeros");
-    }
-    tracer.wait_for(|row| row["error"].is_string());
-    let ios = ios(&tracer.stop());
-    let found: Vec<_> =
-        ios.iter().map(|io| (io.sector, io.bytes, &io.row["partial"], &io.row["error"])).collect();
-    let (yes, no, error) = (Value::Bool(true), Value::Bool(false), Value::from("EIO"));
-    assert_eq!(found, [(0, HALF, &yes, &Value::Null), (HALF / 512, HALF, &no, &error)], "{ios:#?}");
-    let pid = getpid().as_raw() as u64;
-    assert!(ios.iter().all(|io| io.pid == Some(pid) && io.device_us.is_some()), "{ios:#?}");
-    let ended = text.stop_text();
-    let table = Table::of(&ended);
-    let failed: Vec<_> = table.column("FLAGS").into_iter().map(|flags| flags.ends_with(" EIO")).collect();
-    assert_eq!(failed, [false, true], "{ended:?}");
+    left_out::retried(|| {
+        const HALF: u64 = 32 << 10;
+        let memory = memory(DISK_SIZE).unwrap();
+        let device = Loop::of(&memory);
+        let disk = device.disk();
+        // The loop driver gives what there is, goes on with the rest, and fails where there is nothing.
+        memory.set_len(HALF).unwrap();
+        let mut tracer = biosnoop(&["-d", disk.name()]).json();
+        let text = biosnoop(&["-d", disk.name()]).text();
+        let file = File::options().read(true).custom_flags(libc::O_DIRECT).open(disk.device()).unwrap();
+        let mut buffer = vec![0; 2 * HALF as usize + 4096];
+        let start = buffer.as_ptr().align_offset(4096);
+        let read = file.read_at(&mut buffer[start..start + 2 * HALF as usize], 0);
+        if read.as_ref().is_ok_and(|bytes| *bytes as u64 == 2 * HALF) {
+            return say_untested("biosnoop, parts and errors", "this kernel's loop driver fills with zeros");
+        }
+        tracer.wait_for(|row| row["error"].is_string());
+        let ios = ios(&tracer.stop());
+        let found: Vec<_> =
+            ios.iter().map(|io| (io.sector, io.bytes, &io.row["partial"], &io.row["error"])).collect();
+        let (yes, no, error) = (Value::Bool(true), Value::Bool(false), Value::from("EIO"));
+        assert_eq!(found, [(0, HALF, &yes, &Value::Null), (HALF / 512, HALF, &no, &error)], "{ios:#?}");
+        let pid = getpid().as_raw() as u64;
+        assert!(ios.iter().all(|io| io.pid == Some(pid) && io.device_us.is_some()), "{ios:#?}");
+        let ended = text.stop_text();
+        left_out::check_text(&ended);
+        let table = Table::of(&ended);
+        let failed: Vec<_> = table.column("FLAGS").into_iter().map(|flags| flags.ends_with(" EIO")).collect();
+        assert_eq!(failed, [false, true], "{ended:?}");
+    });
 }
 
 #[test]
 fn workloads_at_once_are_told_apart() {
-    let count = scale::times(800);
-    let device = Loop::new(DISK_SIZE);
-    let disk = device.disk();
-    let mut workloads = ["read", "write", "read", "flush"].map(|mode| io(&disk.device(), mode, count, 4096));
-    let pids = workloads.each_ref().map(Workload::pid);
-    let tracer = biosnoop(&["-d", disk.name()]).json();
-    let before = disk.stat();
-    workloads.iter_mut().for_each(Workload::go);
-    let done = workloads.map(done);
-    let n = count as u64;
-    // Those of two workloads may be merged; and one that asks for a flush is a write too.
-    let ended = |stat: &Stat| {
-        stat.reads + stat.read_merges == 2 * n
-            && stat.writes + stat.write_merges == 3 * n
-            && stat.flushes == n
-    };
-    let stat = disk.counted(&before, ended);
-    let ios = ios(&tracer.stop());
-    let of = |op: &str| ios.iter().filter(|io| io.op() == op).count() as u64;
-    assert_eq!((of("read"), of("flush")), (stat.reads, n), "{stat:?}");
-    assert_eq!(of("write"), stat.writes - n, "{stat:?}");
-    for (pid, (mode, done)) in pids.iter().zip(["read", "write", "read", "flush"].iter().zip(&done)) {
-        let own: Vec<&Io> = ios.iter().filter(|io| io.is_by(*pid)).collect();
-        assert!(own.iter().all(|io| io.op() == *mode || *mode == "flush" && io.op() == "write"), "{own:#?}");
-        if stat.read_merges + stat.write_merges == 0 {
-            let sectors =
-                |op: &str| own.iter().filter(|io| io.op() == op).map(|io| io.sector).collect::<Vec<_>>();
-            let wanted: Vec<u64> = done.iter().map(|done| done.sector).collect();
-            assert_eq!(sectors(if *mode == "flush" { "write" } else { mode }), wanted, "{mode}");
+    left_out::retried(|| {
+        let count = scale::times(800);
+        let device = Loop::new(DISK_SIZE);
+        let disk = device.disk();
+        let mut workloads =
+            ["read", "write", "read", "flush"].map(|mode| io(&disk.device(), mode, count, 4096));
+        let pids = workloads.each_ref().map(Workload::pid);
+        let tracer = biosnoop(&["-d", disk.name()]).json();
+        let before = disk.stat();
+        workloads.iter_mut().for_each(Workload::go);
+        let done = workloads.map(done);
+        let n = count as u64;
+        // Those of two workloads may be merged; and one that asks for a flush is a write too.
+        let ended = |stat: &Stat| {
+            stat.reads + stat.read_merges == 2 * n
+                && stat.writes + stat.write_merges == 3 * n
+                && stat.flushes == n
+        };
+        let stat = disk.counted(&before, ended);
+        let ios = ios(&tracer.stop());
+        let of = |op: &str| ios.iter().filter(|io| io.op() == op).count() as u64;
+        assert_eq!((of("read"), of("flush")), (stat.reads, n), "{stat:?}");
+        assert_eq!(of("write"), stat.writes - n, "{stat:?}");
+        for (pid, (mode, done)) in pids.iter().zip(["read", "write", "read", "flush"].iter().zip(&done)) {
+            let own: Vec<&Io> = ios.iter().filter(|io| io.is_by(*pid)).collect();
+            assert!(
+                own.iter().all(|io| io.op() == *mode || *mode == "flush" && io.op() == "write"),
+                "{own:#?}"
+            );
+            if stat.read_merges + stat.write_merges == 0 {
+                let sectors =
+                    |op: &str| own.iter().filter(|io| io.op() == op).map(|io| io.sector).collect::<Vec<_>>();
+                let wanted: Vec<u64> = done.iter().map(|done| done.sector).collect();
+                assert_eq!(sectors(if *mode == "flush" { "write" } else { mode }), wanted, "{mode}");
+            }
         }
-    }
-    assert!(ios.iter().all(|io| pids.iter().any(|pid| io.is_by(*pid))), "{ios:#?}");
+        assert!(ios.iter().all(|io| pids.iter().any(|pid| io.is_by(*pid))), "{ios:#?}");
+    });
 }
 
 #[test]
 fn a_flush_is_of_those_who_wait_for_it() {
-    let count = scale::times(300);
-    let device = Loop::new(DISK_SIZE);
-    let disk = device.disk();
-    let mut workloads = [0; 6].map(|_| io(&disk.device(), "flush", count, 4096));
-    let pids = workloads.each_ref().map(Workload::pid);
-    let tracer = biosnoop(&["-d", disk.name()]).json();
-    let before = disk.stat();
-    workloads.iter_mut().for_each(Workload::go);
-    workloads.into_iter().for_each(|workload| _ = done(workload));
-    let n = (6 * count) as u64;
-    let stat = disk.counted(&before, |stat| stat.writes + stat.write_merges == 2 * n);
-    let ios = ios(&tracer.stop());
-    let flushes: Vec<&Io> = ios.iter().filter(|io| io.op() == "flush").collect();
-    assert_eq!(flushes.len() as u64, disk.stat().since(&before).flushes, "{stat:?}");
-    assert!(flushes.iter().all(|io| pids.iter().any(|pid| io.is_by(*pid))), "{flushes:#?}");
-    // Each that asked for one waited for one.
-    assert_eq!(flushes.iter().map(|io| io.bios).sum::<u64>(), n);
-    println!("{} flushes for {n} requests", flushes.len());
+    left_out::retried(|| {
+        let count = scale::times(300);
+        let device = Loop::new(DISK_SIZE);
+        let disk = device.disk();
+        let mut workloads = [0; 6].map(|_| io(&disk.device(), "flush", count, 4096));
+        let pids = workloads.each_ref().map(Workload::pid);
+        let tracer = biosnoop(&["-d", disk.name()]).json();
+        let before = disk.stat();
+        workloads.iter_mut().for_each(Workload::go);
+        workloads.into_iter().for_each(|workload| _ = done(workload));
+        let n = (6 * count) as u64;
+        let stat = disk.counted(&before, |stat| stat.writes + stat.write_merges == 2 * n);
+        let ios = ios(&tracer.stop());
+        let flushes: Vec<&Io> = ios.iter().filter(|io| io.op() == "flush").collect();
+        assert_eq!(flushes.len() as u64, disk.stat().since(&before).flushes, "{stat:?}");
+        assert!(flushes.iter().all(|io| pids.iter().any(|pid| io.is_by(*pid))), "{flushes:#?}");
+        // Each that asked for one waited for one.
+        assert_eq!(flushes.iter().map(|io| io.bios).sum::<u64>(), n);
+        println!("{} flushes for {n} requests", flushes.len());
+    });
 }
 
 #[test]
 fn buffered_writes_are_of_who_writes_them_back() {
-    const BYTES: u64 = 4 * MIB;
-    let device = Loop::new(DISK_SIZE);
-    let disk = device.disk();
-    let file = File::options().write(true).open(disk.device()).unwrap();
-    let pid = getpid().as_raw() as u64;
-    // By who asks for it.
-    let tracer = biosnoop(&["-d", disk.name()]).json();
-    let before = disk.stat();
-    file.write_all_at(&vec![1; BYTES as usize], 0).unwrap();
-    file.sync_data().unwrap();
-    disk.counted(&before, |stat| stat.writes > 0);
-    let by_caller: Vec<Io> = ios(&tracer.stop()).into_iter().filter(|io| io.op() == "write").collect();
-    assert_covered_once(&by_caller, [(0, BYTES)].into_iter());
-    // By a thread of the kernel: what it was told of the disk is all that it can be said of it.
-    let _age = Setting::new("/proc/sys/vm/dirty_expire_centisecs", "1");
-    let _often = Setting::new("/proc/sys/vm/dirty_writeback_centisecs", "1");
-    let mut tracer = biosnoop(&["-d", disk.name()]).json();
-    file.write_all_at(&vec![2; BYTES as usize], BYTES).unwrap();
-    let mut left = BYTES;
-    while left > 0 {
-        let row = tracer.wait_for(|row| row["type"] == "event");
-        left -= row["size_bytes"].as_u64().unwrap();
-    }
-    let by_kernel = ios(&tracer.stop());
-    assert_covered_once(&by_kernel, [(BYTES / 512, BYTES)].into_iter());
-    for io in by_kernel {
-        let comm = io.comm.unwrap();
-        assert!(comm.starts_with("kworker/") && io.pid != Some(pid), "{comm}");
-    }
+    left_out::retried(|| {
+        const BYTES: u64 = 4 * MIB;
+        let device = Loop::new(DISK_SIZE);
+        let disk = device.disk();
+        let file = File::options().write(true).open(disk.device()).unwrap();
+        let pid = getpid().as_raw() as u64;
+        // By who asks for it.
+        let tracer = biosnoop(&["-d", disk.name()]).json();
+        let before = disk.stat();
+        file.write_all_at(&vec![1; BYTES as usize], 0).unwrap();
+        file.sync_data().unwrap();
+        disk.counted(&before, |stat| stat.writes > 0);
+        let by_caller: Vec<Io> = ios(&tracer.stop()).into_iter().filter(|io| io.op() == "write").collect();
+        assert_covered_once(&by_caller, [(0, BYTES)].into_iter());
+        // By a thread of the kernel: what it was told of the disk is all that it can be said of it.
+        let _age = Setting::new("/proc/sys/vm/dirty_expire_centisecs", "1");
+        let _often = Setting::new("/proc/sys/vm/dirty_writeback_centisecs", "1");
+        let mut tracer = biosnoop(&["-d", disk.name()]).json();
+        file.write_all_at(&vec![2; BYTES as usize], BYTES).unwrap();
+        let mut left = BYTES;
+        while left > 0 {
+            let row = tracer.wait_for(|row| row["type"] == "event");
+            left -= row["size_bytes"].as_u64().unwrap();
+        }
+        let by_kernel = ios(&tracer.stop());
+        assert_covered_once(&by_kernel, [(BYTES / 512, BYTES)].into_iter());
+        for io in by_kernel {
+            let comm = io.comm.unwrap();
+            assert!(comm.starts_with("kworker/") && io.pid != Some(pid), "{comm}");
+        }
+    });
 }
 
 #[test]
 fn filters_go_by_who_submits() {
-    let device = Loop::new(DISK_SIZE);
-    let disk = device.disk();
-    let cgroup = Cgroup::new(format!("kscope-biosnoop-{}", getpid()));
-    let nobody = Who::new(Who::NOBODY, &[caps::Capability::CAP_DAC_OVERRIDE]);
-    // One that is meant, and one that is not.
-    let inside = Workload::start_by(&nobody, io_args(&disk.device(), "flush", 40, 4096));
-    let outside = io(&disk.device(), "flush", 30, 4096);
-    let pid = inside.pid();
-    cgroup.add(pid);
-    let path = cgroup.path().to_str().unwrap();
-    let number = pid.to_string();
-    let tracers = [
-        ["--pid", &number],
-        ["-p", &number],
-        ["--tid", &number],
-        ["--uid", "65534"],
-        ["-c", path],
-        ["--cgroup", path],
-    ]
-    .map(|filter| biosnoop(&["-d", disk.name()]).args(filter).json());
-    let nobody_matches = biosnoop(&["-d", disk.name(), "--comm", "no-such-thread"]).json();
-    let all_match = biosnoop(&["-d", disk.name(), "--comm", "orkloa"]).json();
-    let before = disk.stat();
-    // One after the other: else requests may be merged.
-    let (outside, inside) = (done(outside), done(inside));
-    disk.counted(&before, |stat| stat.writes == 2 * 70);
-    for tracer in tracers {
-        let ios = ios(&tracer.stop());
-        let of_mode: Vec<u64> = ios.iter().filter(|io| io.op() == "flush").map(|io| io.sector).collect();
-        assert!(ios.iter().all(|io| io.is_by(pid) && io.row["uid"] == 65534), "{ios:#?}");
-        assert!(ios.iter().all(|io| io.row["cgroup"] == cgroup.name().to_str().unwrap()), "{ios:#?}");
-        assert_eq!(of_mode.len(), inside.len(), "{ios:#?}");
-        assert_eq!(ios.len(), 2 * 40, "{ios:#?}");
-    }
-    assert_eq!(ios(&nobody_matches.stop()).len(), 0);
-    let all = ios(&all_match.stop());
-    let of_mode = all.iter().filter(|io| io.op() == "flush").count();
-    assert_eq!(of_mode, inside.len() + outside.len(), "{all:#?}");
+    left_out::retried(|| {
+        let device = Loop::new(DISK_SIZE);
+        let disk = device.disk();
+        let cgroup = Cgroup::new(format!("kscope-biosnoop-{}", getpid()));
+        let nobody = Who::new(Who::NOBODY, &[caps::Capability::CAP_DAC_OVERRIDE]);
+        // One that is meant, and one that is not.
+        let inside = Workload::start_by(&nobody, io_args(&disk.device(), "flush", 40, 4096));
+        let outside = io(&disk.device(), "flush", 30, 4096);
+        let pid = inside.pid();
+        cgroup.add(pid);
+        let path = cgroup.path().to_str().unwrap();
+        let number = pid.to_string();
+        let tracers = [
+            ["--pid", &number],
+            ["-p", &number],
+            ["--tid", &number],
+            ["--uid", "65534"],
+            ["-c", path],
+            ["--cgroup", path],
+        ]
+        .map(|filter| biosnoop(&["-d", disk.name()]).args(filter).json());
+        let nobody_matches = biosnoop(&["-d", disk.name(), "--comm", "no-such-thread"]).json();
+        let all_match = biosnoop(&["-d", disk.name(), "--comm", "orkloa"]).json();
+        let before = disk.stat();
+        // One after the other: else requests may be merged.
+        let (outside, inside) = (done(outside), done(inside));
+        disk.counted(&before, |stat| stat.writes == 2 * 70);
+        for tracer in tracers {
+            let ios = ios(&tracer.stop());
+            let of_mode: Vec<u64> = ios.iter().filter(|io| io.op() == "flush").map(|io| io.sector).collect();
+            assert!(ios.iter().all(|io| io.is_by(pid) && io.row["uid"] == 65534), "{ios:#?}");
+            assert!(ios.iter().all(|io| io.row["cgroup"] == cgroup.name().to_str().unwrap()), "{ios:#?}");
+            assert_eq!(of_mode.len(), inside.len(), "{ios:#?}");
+            assert_eq!(ios.len(), 2 * 40, "{ios:#?}");
+        }
+        assert_eq!(ios(&nobody_matches.stop()).len(), 0);
+        let all = ios(&all_match.stop());
+        let of_mode = all.iter().filter(|io| io.op() == "flush").count();
+        assert_eq!(of_mode, inside.len() + outside.len(), "{all:#?}");
+    });
 }
 
 #[test]
 fn disks_are_told_apart() {
-    let (one, other) = (Loop::new(DISK_SIZE), Loop::new(DISK_SIZE));
-    let (partitioned, partition) = Loop::with_partition(DISK_SIZE);
-    let (all, only) = (biosnoop(&[]).json(), biosnoop(&["-d", &one.disk().device()]).json());
-    let before = [&one, &other, &partitioned].map(|device| device.disk().stat());
-    let paths = [one.disk().device(), other.disk().device(), format!("/dev/{partition}")];
-    let workloads = paths.each_ref().map(|path| io(path, "write", 30, 4096));
-    let pids = workloads.each_ref().map(Workload::pid);
-    let done = workloads.map(done);
-    for (device, before) in [&one, &other, &partitioned].iter().zip(&before) {
-        device.disk().counted(before, |stat| stat.writes == 30);
-    }
-    let all = ios(&all.stop());
-    // A partition's sectors are those of its disk.
-    for (device, (pid, (done, shift))) in
-        [&one, &other, &partitioned].iter().zip(pids.iter().zip(done.iter().zip([0, 0, DISK_SIZE / 2 / 512])))
-    {
-        let own: Vec<&Io> = all.iter().filter(|io| io.disk == device.disk().name()).collect();
-        let sectors: Vec<u64> = own.iter().map(|io| io.sector).collect();
-        assert_eq!(sectors, done.iter().map(|done| done.sector + shift).collect::<Vec<_>>());
-        assert!(own.iter().all(|io| io.is_by(*pid)), "{own:#?}");
-    }
-    let only = ios(&only.stop());
-    assert!(only.len() == 30 && only.iter().all(|io| io.disk == one.disk().name()), "{only:#?}");
-    for nonsense in ["", "no-such-disk", "/", "/dev/null", "..", "loop0\n", &partition] {
-        biosnoop(&["--dry-run", "-d", nonsense]).output().refusal(2);
-    }
+    left_out::retried(|| {
+        let (one, other) = (Loop::new(DISK_SIZE), Loop::new(DISK_SIZE));
+        let (partitioned, partition) = Loop::with_partition(DISK_SIZE);
+        let (all, only) = (biosnoop(&[]).json(), biosnoop(&["-d", &one.disk().device()]).json());
+        let before = [&one, &other, &partitioned].map(|device| device.disk().stat());
+        let paths = [one.disk().device(), other.disk().device(), format!("/dev/{partition}")];
+        let workloads = paths.each_ref().map(|path| io(path, "write", 30, 4096));
+        let pids = workloads.each_ref().map(Workload::pid);
+        let done = workloads.map(done);
+        for (device, before) in [&one, &other, &partitioned].iter().zip(&before) {
+            device.disk().counted(before, |stat| stat.writes == 30);
+        }
+        let all = ios(&all.stop());
+        // A partition's sectors are those of its disk.
+        for (device, (pid, (done, shift))) in [&one, &other, &partitioned]
+            .iter()
+            .zip(pids.iter().zip(done.iter().zip([0, 0, DISK_SIZE / 2 / 512])))
+        {
+            let own: Vec<&Io> = all.iter().filter(|io| io.disk == device.disk().name()).collect();
+            let sectors: Vec<u64> = own.iter().map(|io| io.sector).collect();
+            assert_eq!(sectors, done.iter().map(|done| done.sector + shift).collect::<Vec<_>>());
+            assert!(own.iter().all(|io| io.is_by(*pid)), "{own:#?}");
+        }
+        let only = ios(&only.stop());
+        assert!(only.len() == 30 && only.iter().all(|io| io.disk == one.disk().name()), "{only:#?}");
+        for nonsense in ["", "no-such-disk", "/", "/dev/null", "..", "loop0\n", &partition] {
+            biosnoop(&["--dry-run", "-d", nonsense]).output().refusal(2);
+        }
+    });
 }
 
 #[test]
 fn those_that_took_less_are_left_out() {
-    let device = Loop::new(DISK_SIZE);
-    let disk = device.disk();
-    let started = [&[][..], &["-m", "50us"], &["-m", "0.1"], &["--min=2h"], &["-m", "0"]].map(|min| {
-        let workload = io(&disk.device(), "read", 100, 4096);
-        let tracers =
-            [biosnoop(&["-d", disk.name()]).json(), biosnoop(&["-d", disk.name()]).args(min).json()];
-        let before = disk.stat();
-        done(workload);
-        disk.counted(&before, |stat| stat.reads == 100);
-        tracers.map(|tracer| ios(&tracer.stop()))
-    });
-    for ([all, some], least) in started.iter().zip([0.0, 50.0, 100.0, 7.2e9, 0.0]) {
-        assert_eq!(all.len(), 100, "{all:#?}");
-        assert!(some.iter().all(|io| io.device_us.unwrap() >= least), "{least}: {some:#?}");
-        // The two tracers run one after the other: they read the clock at moments of their own.
-        match least {
-            0.0 => assert_eq!(some.len(), 100, "{some:#?}"),
-            7.2e9 => assert!(some.is_empty(), "{some:#?}"),
-            _ => {
-                assert!(some.iter().all(|io| all.iter().any(|other| other.sector == io.sector)), "{some:#?}")
+    left_out::retried(|| {
+        let device = Loop::new(DISK_SIZE);
+        let disk = device.disk();
+        let started = [&[][..], &["-m", "50us"], &["-m", "0.1"], &["--min=2h"], &["-m", "0"]].map(|min| {
+            let workload = io(&disk.device(), "read", 100, 4096);
+            let tracers =
+                [biosnoop(&["-d", disk.name()]).json(), biosnoop(&["-d", disk.name()]).args(min).json()];
+            let before = disk.stat();
+            done(workload);
+            disk.counted(&before, |stat| stat.reads == 100);
+            tracers.map(|tracer| ios(&tracer.stop()))
+        });
+        for ([all, some], least) in started.iter().zip([0.0, 50.0, 100.0, 7.2e9, 0.0]) {
+            assert_eq!(all.len(), 100, "{all:#?}");
+            assert!(some.iter().all(|io| io.device_us.unwrap() >= least), "{least}: {some:#?}");
+            // The two tracers run one after the other: they read the clock at moments of their own.
+            match least {
+                0.0 => assert_eq!(some.len(), 100, "{some:#?}"),
+                7.2e9 => assert!(some.is_empty(), "{some:#?}"),
+                _ => {
+                    assert!(
+                        some.iter().all(|io| all.iter().any(|other| other.sector == io.sector)),
+                        "{some:#?}"
+                    )
+                }
             }
         }
-    }
-    for nonsense in ["x", "-1", "", "1d", "nan"] {
-        biosnoop(&["--dry-run", &format!("--min={nonsense}")]).output().refusal(2);
-    }
+        for nonsense in ["x", "-1", "", "1d", "nan"] {
+            biosnoop(&["--dry-run", &format!("--min={nonsense}")]).output().refusal(2);
+        }
+    });
 }
 
 #[test]
 fn table_shows_the_same() {
-    let device = Loop::new(DISK_SIZE);
-    let disk = device.disk();
-    let name = disk.name();
-    for (options, more) in [
-        (&[][..], &[][..]),
-        (&["-Q"], &["QUE(ms)"]),
-        (&["-t"], &["TIME"]),
-        (&["--timestamp", "--queued"], &["TIME", "QUE(ms)"]),
-        (&["-U", "--print-cgroup"], &["UID", "CGROUP"]),
-    ] {
-        let workload = io(&disk.device(), "write", 25, 4096);
-        let pid = workload.pid().to_string();
-        let tracer = biosnoop(&["-d", name]).args(options).text();
-        let before = disk.stat();
-        let done = done(workload);
-        disk.counted(&before, |stat| stat.writes == 25);
-        let ended = tracer.stop_text();
-        let table = Table::of(&ended);
-        for title in ["COMM", "PID", "DISK", "SECTOR", "BYTES", "BIOS", "LAT(ms)", "FLAGS"].iter().chain(more)
-        {
-            assert_eq!(table.column(title).len(), 25, "{title}: {ended:?}");
+    left_out::retried(|| {
+        let device = Loop::new(DISK_SIZE);
+        let disk = device.disk();
+        let name = disk.name();
+        for (options, more) in [
+            (&[][..], &[][..]),
+            (&["-Q"], &["QUE(ms)"]),
+            (&["-t"], &["TIME"]),
+            (&["--timestamp", "--queued"], &["TIME", "QUE(ms)"]),
+            (&["-U", "--print-cgroup"], &["UID", "CGROUP"]),
+        ] {
+            let workload = io(&disk.device(), "write", 25, 4096);
+            let pid = workload.pid().to_string();
+            let tracer = biosnoop(&["-d", name]).args(options).text();
+            let before = disk.stat();
+            let done = done(workload);
+            disk.counted(&before, |stat| stat.writes == 25);
+            let ended = tracer.stop_text();
+            left_out::check_text(&ended);
+            let table = Table::of(&ended);
+            for title in
+                ["COMM", "PID", "DISK", "SECTOR", "BYTES", "BIOS", "LAT(ms)", "FLAGS"].iter().chain(more)
+            {
+                assert_eq!(table.column(title).len(), 25, "{title}: {ended:?}");
+            }
+            assert_eq!(table.titles.len(), 8 + more.len(), "{ended:?}");
+            for (title, cell) in
+                [("COMM", "workload"), ("PID", &pid), ("DISK", name), ("BYTES", "4096"), ("BIOS", "1")]
+            {
+                assert!(table.column(title).iter().all(|found| *found == cell), "{title}: {ended:?}");
+            }
+            assert!(table.column("FLAGS").iter().all(|flags| flags.starts_with("write|sync")), "{ended:?}");
+            let sectors: Vec<String> = done.iter().map(|done| done.sector.to_string()).collect();
+            assert_eq!(table.column("SECTOR"), sectors, "{ended:?}");
+            for (ms, done) in table.column("LAT(ms)").iter().zip(&done) {
+                let ms: f64 = ms.parse().unwrap();
+                // Half of the last digit is rounding.
+                assert!(ms - 0.0005 <= done.us / 1e3, "{ms} {done:?}");
+            }
+            if more.is_empty() {
+                assert!(ended.stdout().lines().all(|line| line.len() < 80), "{ended:?}");
+            }
         }
-        assert_eq!(table.titles.len(), 8 + more.len(), "{ended:?}");
-        for (title, cell) in
-            [("COMM", "workload"), ("PID", &pid), ("DISK", name), ("BYTES", "4096"), ("BIOS", "1")]
-        {
-            assert!(table.column(title).iter().all(|found| *found == cell), "{title}: {ended:?}");
-        }
-        assert!(table.column("FLAGS").iter().all(|flags| flags.starts_with("write|sync")), "{ended:?}");
-        let sectors: Vec<String> = done.iter().map(|done| done.sector.to_string()).collect();
-        assert_eq!(table.column("SECTOR"), sectors, "{ended:?}");
-        for (ms, done) in table.column("LAT(ms)").iter().zip(&done) {
-            let ms: f64 = ms.parse().unwrap();
-            // Half of the last digit is rounding.
-            assert!(ms - 0.0005 <= done.us / 1e3, "{ms} {done:?}");
-        }
-        if more.is_empty() {
-            assert!(ended.stdout().lines().all(|line| line.len() < 80), "{ended:?}");
-        }
-    }
-    let ended = biosnoop(&["-d", name, "--no-header"]).text().stop_text();
-    assert_eq!(ended.stdout(), "");
+        let ended = biosnoop(&["-d", name, "--no-header"]).text().stop_text();
+        assert_eq!(ended.stdout(), "");
+    });
 }
 
 #[test]
 fn devices_without_requests_are_shown_by_bio() {
-    let Some(zram) = Zram::new(DISK_SIZE) else {
-        return say_untested("biosnoop, by bio", "this kernel has no zram");
-    };
-    let disk = zram.disk();
-    for mode in ["write", "read", "discard"] {
-        for way in [None, Some("raw_tp")] {
-            let count = scale::times(100);
-            let workload = io(&disk.device(), mode, count, 4096);
-            let pid = workload.pid();
-            let tracer = with_way(biosnoop(&["-d", disk.name()]), way).json();
-            let done = done(workload);
-            let finished = tracer.stop();
-            nothing_dropped(&finished);
-            let ios = ios(&finished);
-            assert_eq!(ios.len(), count, "{mode}: {ios:#?}");
-            for (io, done) in ios.iter().zip(&done) {
-                assert_eq!((io.sector, io.bytes, io.op()), (done.sector, done.bytes, mode), "{io:?}");
-                assert_eq!((io.layer.as_str(), io.bios, io.queue_us), ("bio", 1, None), "{io:?}");
-                assert!(io.is_by(pid) && io.device_us.unwrap() <= done.us, "{io:?} {done:?}");
+    left_out::retried(|| {
+        let Some(zram) = Zram::new(DISK_SIZE) else {
+            return say_untested("biosnoop, by bio", "this kernel has no zram");
+        };
+        let disk = zram.disk();
+        for mode in ["write", "read", "discard"] {
+            for way in [None, Some("raw_tp")] {
+                let count = scale::times(100);
+                let workload = io(&disk.device(), mode, count, 4096);
+                let pid = workload.pid();
+                let tracer = with_way(biosnoop(&["-d", disk.name()]), way).json();
+                let done = done(workload);
+                let finished = tracer.stop();
+                nothing_dropped(&finished);
+                let ios = ios(&finished);
+                assert_eq!(ios.len(), count, "{mode}: {ios:#?}");
+                for (io, done) in ios.iter().zip(&done) {
+                    assert_eq!((io.sector, io.bytes, io.op()), (done.sector, done.bytes, mode), "{io:?}");
+                    assert_eq!((io.layer.as_str(), io.bios, io.queue_us), ("bio", 1, None), "{io:?}");
+                    assert!(io.is_by(pid) && io.device_us.unwrap() <= done.us, "{io:?} {done:?}");
+                }
             }
         }
-    }
+    });
 }
 
 #[test]
 fn known_delays_are_measured() {
-    const COUNT: usize = 20;
-    let disks = slow_disks();
-    if disks.is_empty() {
-        say_untested("biosnoop, known delays", "KSCOPE_DISKS names no disk with a known delay");
-    }
-    for (disk, delay_ns) in disks {
-        let is_request = disk.path("mq").exists();
-        for mode in ["read", "write"] {
-            let workload = io(&disk.device(), mode, COUNT, 4096);
-            let pid = workload.pid();
-            let least = format!("{}us", delay_ns / 2000);
-            let tracers = ["0", &least].map(|min| biosnoop(&["-d", disk.name(), "-m", min]).json());
-            let before = disk.stat();
-            let done = done(workload);
-            disk.counted(&before, |stat| stat.reads + stat.writes == COUNT as u64);
-            for tracer in tracers {
-                let ios = ios(&tracer.stop());
-                assert_eq!(ios.len(), COUNT, "{}: {ios:#?}", disk.name());
-                for (io, done) in ios.iter().zip(&done) {
-                    assert_eq!((io.sector, io.bytes, io.op()), (done.sector, done.bytes, mode), "{io:?}");
-                    assert!(io.device_us.unwrap() <= done.us, "{io:?} {done:?}");
-                    assert!(io.is_by(pid) && (io.layer == "request") == is_request, "{io:?}");
+    left_out::retried(|| {
+        const COUNT: usize = 20;
+        let disks = slow_disks();
+        if disks.is_empty() {
+            say_untested("biosnoop, known delays", "KSCOPE_DISKS names no disk with a known delay");
+        }
+        for (disk, delay_ns) in disks {
+            let is_request = disk.path("mq").exists();
+            for mode in ["read", "write"] {
+                let workload = io(&disk.device(), mode, COUNT, 4096);
+                let pid = workload.pid();
+                let least = format!("{}us", delay_ns / 2000);
+                let tracers = ["0", &least].map(|min| biosnoop(&["-d", disk.name(), "-m", min]).json());
+                let before = disk.stat();
+                let done = done(workload);
+                disk.counted(&before, |stat| stat.reads + stat.writes == COUNT as u64);
+                for tracer in tracers {
+                    let ios = ios(&tracer.stop());
+                    assert_eq!(ios.len(), COUNT, "{}: {ios:#?}", disk.name());
+                    for (io, done) in ios.iter().zip(&done) {
+                        assert_eq!((io.sector, io.bytes, io.op()), (done.sector, done.bytes, mode), "{io:?}");
+                        assert!(io.device_us.unwrap() <= done.us, "{io:?} {done:?}");
+                        assert!(io.is_by(pid) && (io.layer == "request") == is_request, "{io:?}");
+                    }
+                    let total_us: f64 = ios.iter().map(|io| io.device_us.unwrap()).sum();
+                    assert!(
+                        total_us * 1e3 >= (COUNT as u64 * delay_ns) as f64,
+                        "{delay_ns} ns each: {ios:#?}"
+                    );
                 }
-                let total_us: f64 = ios.iter().map(|io| io.device_us.unwrap()).sum();
-                assert!(total_us * 1e3 >= (COUNT as u64 * delay_ns) as f64, "{delay_ns} ns each: {ios:#?}");
+            }
+            for mode in ["discard", "flush"] {
+                if is_request {
+                    one_mode(&disk, mode, 4096, None, COUNT);
+                }
             }
         }
-        for mode in ["discard", "flush"] {
-            if is_request {
-                one_mode(&disk, mode, 4096, None, COUNT);
-            }
-        }
-    }
+    });
 }
 
 #[test]
 fn what_began_before_is_not_known() {
-    // A disk that takes long enough for a tool to start meanwhile.
-    let slow =
-        slow_disks().into_iter().filter(|(disk, _)| disk.path("mq").exists()).max_by_key(|slow| slow.1);
-    let Some((disk, _)) = slow else {
-        return say_untested(
-            "biosnoop, I/O that began before",
-            "KSCOPE_DISKS names no disk with a known delay",
+    left_out::retried(|| {
+        // A disk that takes long enough for a tool to start meanwhile.
+        let slow =
+            slow_disks().into_iter().filter(|(disk, _)| disk.path("mq").exists()).max_by_key(|slow| slow.1);
+        let Some((disk, _)) = slow else {
+            return say_untested(
+                "biosnoop, I/O that began before",
+                "KSCOPE_DISKS names no disk with a known delay",
+            );
+        };
+        let mut workload = io(&disk.device(), "read", 400, 4096);
+        let pid = workload.pid();
+        workload.go();
+        let tracer = biosnoop(&["-d", disk.name()]).json();
+        done(workload);
+        let ios = ios(&tracer.stop());
+        let unknown: Vec<&Io> = ios.iter().filter(|io| !io.is_by(pid)).collect();
+        // One at most was on its way, and nobody is named for it.
+        assert!(
+            unknown.len() <= 1 && unknown.iter().all(|io| io.pid.is_none() && io.comm.is_none()),
+            "{unknown:?}"
         );
-    };
-    let mut workload = io(&disk.device(), "read", 400, 4096);
-    let pid = workload.pid();
-    workload.go();
-    let tracer = biosnoop(&["-d", disk.name()]).json();
-    done(workload);
-    let ios = ios(&tracer.stop());
-    let unknown: Vec<&Io> = ios.iter().filter(|io| !io.is_by(pid)).collect();
-    // One at most was on its way, and nobody is named for it.
-    assert!(
-        unknown.len() <= 1 && unknown.iter().all(|io| io.pid.is_none() && io.comm.is_none()),
-        "{unknown:?}"
-    );
-    let columns: BTreeMap<bool, usize> = ios.iter().fold(BTreeMap::new(), |mut counts, io| {
-        *counts.entry(io.pid.is_some()).or_default() += 1;
-        counts
+        let columns: BTreeMap<bool, usize> = ios.iter().fold(BTreeMap::new(), |mut counts, io| {
+            *counts.entry(io.pid.is_some()).or_default() += 1;
+            counts
+        });
+        println!("{}: known or not: {columns:?}", disk.name());
     });
-    println!("{}: known or not: {columns:?}", disk.name());
 }

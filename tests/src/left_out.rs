@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Runs of a program that the kernel leaves out.
+//!
+//! It does so while the program is running on that CPU already: in an interrupt, or, on kernels that preempt programs
+//! (seen on Linux 7.3), for another task. The tool says how many there were. What it shows is then not all, and a test
+//! of that begins anew.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind};
+
+use crate::{Ended, Finished};
+
+const ATTEMPTS: usize = 10;
+
+struct LeftOut(String);
+
+/// End this attempt of [`retried`] if the kernel left something out.
+///
+/// # Panics
+/// Then.
+pub fn check(finished: &Finished) {
+    let misses = &finished.footer["recursion_misses"];
+    if misses.as_object().is_some_and(|misses| !misses.is_empty()) {
+        panic_any(LeftOut(misses.to_string()));
+    }
+}
+
+/// [`check`] of a tool that printed a table.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_text(ended: &Ended) {
+    if let Some(line) = ended.stderr.lines().find(|line| line.contains("the kernel left out")) {
+        panic_any(LeftOut(line.into()));
+    }
+}
+
+/// A test, until the kernel leaves nothing out.
+///
+/// # Panics
+/// If the test does, or after a few attempts.
+pub fn retried(test: impl Fn()) {
+    for _ in 0..ATTEMPTS {
+        match catch_unwind(AssertUnwindSafe(&test)) {
+            Ok(()) => return,
+            Err(panic) => match panic.downcast::<LeftOut>() {
+                Ok(left_out) => println!("once more: the kernel left out {}", left_out.0),
+                Err(panic) => resume_unwind(panic),
+            },
+        }
+    }
+    panic!("the kernel left something out in each of {ATTEMPTS} attempts");
+}
