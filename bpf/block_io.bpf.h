@@ -116,6 +116,14 @@ static __always_inline void count_lost(void)
 	count(LOST_MAP_FULL);
 }
 
+/* Forget a bio that was at this address before, and whose end was not seen: this one is another. */
+static __always_inline int forget(void *map, __u64 key)
+{
+	if (bpf_map_lookup_elem(map, &key))
+		bpf_map_delete_elem(map, &key);
+	return 0;
+}
+
 /* is_first: of the bios that its request will consist of. */
 static __always_inline int on_submit(bool btf, struct bio *bio, bool is_first)
 {
@@ -125,7 +133,7 @@ static __always_inline int on_submit(bool btf, struct bio *bio, bool is_first)
 	if (block.target_dev && other_disk(btf, bio_disk(btf, bio)))
 		return 0;
 	if (!filter_is_empty() && !filter_current())
-		return 0;
+		return forget(&submitted, key);
 	set_submitter(&by);
 	if (take_submit_time)
 		by.submit_ns = bpf_ktime_get_ns();
@@ -334,7 +342,7 @@ static __always_inline int on_bio_queue(bool btf, struct bio *bio)
 	if (!disk || !disk_takes_bios(btf, disk) || other_disk(btf, disk))
 		return 0;
 	if (!filter_is_empty() && !filter_current())
-		return 0;
+		return forget(&bios, key);
 	set_submitter(&value.by);
 	value.by.submit_ns = bpf_ktime_get_ns();
 	value.dev = disk_dev(btf, disk);
