@@ -7,12 +7,6 @@
 #include "follow.bpf.h"
 #include "pids.bpf.h"
 
-/* Whether everything passes. */
-static __always_inline bool filter_is_empty(void)
-{
-	return !filter.tgids && !filter.tids && !filter.uids && !filter.comm_len && !filter.cgroups;
-}
-
 static __always_inline bool filter_list(const volatile __u32 *list, __u32 len, __u32 value)
 {
 	for (__u32 i = 0; i < KSCOPE_FILTER_MAX && i < len; i++)
