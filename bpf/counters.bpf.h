@@ -8,6 +8,7 @@
 /*
  * The names are the keys that the user sees, in lower case. LOST_*: an event that happened and will
  * not be shown. DROPPED_*: a measurement that was not made because its number would be false.
+ * STACK_*: an event that is shown, but with no stack or with a part of it.
  */
 enum kscope_counter {
 	GENERATED,
@@ -20,6 +21,10 @@ enum kscope_counter {
 	DROPPED_UNKNOWN_END,
 	DROPPED_UNFINISHED,
 	DROPPED_MAP_FULL,
+	STACK_NO_ROOM,
+	STACK_TRUNCATED,
+	STACK_NO_KERNEL,
+	STACK_NO_USER,
 	KSCOPE_COUNTERS,
 };
 

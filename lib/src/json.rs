@@ -157,7 +157,7 @@ pub fn schema(tool: &str, rows: &[RowInfo]) -> serde_json::Value {
     let footer = map(json!({
         "time": {"type": "string", "pattern": TIME_PATTERN}, "generated": number, "events": number,
         "filtered": number, "lost": number, "lost_by_cause": numbers, "dropped_by_cause": numbers,
-        "recursion_misses": numbers,
+        "stacks_by_cause": numbers, "recursion_misses": numbers,
     }));
     let footer_keys: Vec<String> = footer.keys().cloned().collect();
     let footer_keys: Vec<&str> = footer_keys.iter().map(String::as_str).collect();

@@ -19,10 +19,12 @@ pub mod open_flags;
 pub mod out;
 pub mod perf;
 pub mod pinned;
+pub mod pprof;
 pub mod row;
 pub mod screen;
 pub mod session;
 pub mod signals;
+pub mod stack;
 pub mod symbols;
 pub mod syscalls;
 pub mod tasks;
@@ -31,6 +33,7 @@ pub mod uprobe;
 
 mod caps;
 mod error;
+mod spaces;
 mod tool;
 
 pub use ::caps::Capability;

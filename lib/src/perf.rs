@@ -15,6 +15,10 @@ use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
 
 use crate::Error;
+use crate::row::Field;
+use crate::row::Kind;
+use crate::row::Row;
+use crate::row::Value;
 
 /// Bits of `perf_event_attr` (include/uapi/linux/perf_event.h).
 const DISABLED: u64 = 1 << 0;
@@ -207,6 +211,105 @@ impl Drop for Buffer {
     }
 }
 
+/// What was sampled in all, of tools that sample.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// What made the samples.
+    pub source: &'static str,
+    /// Samples a second on each CPU.
+    pub frequency: u64,
+    /// CPUs sampled.
+    pub cpus: usize,
+    /// Seconds of sampling.
+    pub seconds: f64,
+    /// Samples that passed the filters.
+    pub total: u64,
+    /// Of these, in the idle task.
+    pub idle: u64,
+    /// Of these, in user space.
+    pub user: u64,
+    /// Of these, in the kernel.
+    pub kernel: u64,
+    /// Samples that the timer should have made and did not, if that is known.
+    pub missed: Option<u64>,
+    /// Samples for which there was no room.
+    pub uncounted: u64,
+    /// How often the kernel throttled the sampling.
+    pub throttled: u64,
+}
+
+impl Row for Summary {
+    const TYPE: &'static str = "summary";
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("event", Kind::Text, "What made the samples: cycles or cpu-clock", |r: &Self| {
+            Value::Text(r.source)
+        }),
+        Field::new("frequency_hz", Kind::Uint, "Samples a second on each CPU", |r: &Self| {
+            Value::Uint(r.frequency)
+        }),
+        Field::new("cpus", Kind::Uint, "CPUs sampled", |r: &Self| Value::Uint(r.cpus as u64)),
+        Field::new("duration_s", Kind::Float, "Seconds of sampling", |r: &Self| Value::Float(r.seconds, 3)),
+        Field::new("samples", Kind::Uint, "Samples that passed the filters", |r: &Self| Value::Uint(r.total)),
+        Field::new("idle", Kind::Uint, "Of these, in the idle task", |r: &Self| Value::Uint(r.idle)),
+        Field::new("user", Kind::Uint, "Of these, in user space", |r: &Self| Value::Uint(r.user)),
+        Field::new("kernel", Kind::Uint, "Of these, in the kernel", |r: &Self| Value::Uint(r.kernel)),
+        Field::new(
+            "missed",
+            Kind::Uint,
+            "Samples that the timer should have made and did not; unknown with a filter",
+            |r: &Self| r.missed.map_or(Value::Null, Value::Uint),
+        )
+        .nullable(),
+        Field::new("uncounted", Kind::Uint, "Samples for which there was no room", |r: &Self| {
+            Value::Uint(r.uncounted)
+        }),
+        Field::new("throttled", Kind::Uint, "How often the kernel throttled the sampling", |r: &Self| {
+            Value::Uint(r.throttled)
+        }),
+    ];
+}
+
+impl Summary {
+    /// Of what a sampler did so far, without what only the tool knows.
+    pub fn of(sampler: &Sampler, idle: u64, user: u64, kernel: u64) -> Self {
+        Self {
+            source: sampler.source.name(),
+            frequency: sampler.frequency,
+            cpus: sampler.cpus(),
+            seconds: 0.0,
+            total: idle + user + kernel,
+            idle,
+            user,
+            kernel,
+            missed: None,
+            uncounted: 0,
+            throttled: sampler.throttled(),
+        }
+    }
+
+    /// Two or three lines; `room` is the option that gives more room for counts.
+    pub fn text(&self, room: &str) -> String {
+        let missed = self.missed.map_or_else(|| "unknown".into(), |missed| missed.to_string());
+        let mut text = format!(
+            "{} samples by {} at {} Hz on {} CPUs in {:.1} s: {} kernel, {} user, {} idle\n\
+             lost: {missed} missed, {} uncounted ({room})",
+            self.total,
+            self.source,
+            self.frequency,
+            self.cpus,
+            self.seconds,
+            self.kernel,
+            self.user,
+            self.idle,
+            self.uncounted
+        );
+        if self.throttled > 0 {
+            text.push_str(&format!("\nthe kernel throttled the sampling {} times: lower -F", self.throttled));
+        }
+        text
+    }
+}
+
 /// The CPUs that are online.
 ///
 /// # Errors
@@ -218,6 +321,33 @@ pub fn online_cpus() -> Result<Vec<u32>, Error> {
         what: path.into(),
         error: io::Error::new(io::ErrorKind::InvalidData, text.trim()),
     })
+}
+
+/// The CPUs to sample: those of an option's value, or all that are online.
+///
+/// # Errors
+/// [`Error::Usage`] for one that is not online.
+pub fn chosen_cpus(wanted: Option<&CpuList>) -> Result<Vec<u32>, Error> {
+    let online = online_cpus()?;
+    let Some(CpuList(wanted)) = wanted else { return Ok(online) };
+    match wanted.iter().find(|cpu| !online.contains(cpu)) {
+        Some(cpu) => {
+            Err(Error::Usage(format!("CPU {cpu} is not online: see /sys/devices/system/cpu/online")))
+        }
+        None => Ok(wanted.clone()),
+    }
+}
+
+/// An option's value: [`parse_cpus`].
+#[derive(Clone, Debug)]
+pub struct CpuList(Vec<u32>);
+
+impl std::str::FromStr for CpuList {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse_cpus(text).map(Self).ok_or("not a list of CPUs, as in 0-3,5")
+    }
 }
 
 /// A list of CPUs, as the kernel and perf write it: `0-3,5`.

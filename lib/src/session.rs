@@ -57,6 +57,8 @@ use crate::uprobe;
 const POLL: Duration = Duration::from_millis(100);
 /// So many records are taken before signals, losses and the deadline are looked at again.
 const BATCH: usize = 4096;
+/// Of the causes for which an event has no stack, the one that is a loss.
+const NO_ROOM: &str = "no_room";
 /// How often losses are reported while they happen.
 const REPORT: Duration = Duration::from_secs(1);
 
@@ -184,6 +186,8 @@ impl Counters {
                 account.lost.insert(cause.into(), sum);
             } else if let Some(cause) = name.strip_prefix("dropped_") {
                 account.dropped.insert(cause.into(), sum);
+            } else if let Some(cause) = name.strip_prefix("stack_") {
+                account.stacks.insert(cause.into(), sum);
             } else {
                 account.generated = sum;
             }
@@ -201,6 +205,8 @@ pub struct Account {
     pub lost: BTreeMap<String, u64>,
     /// Measurements not made because the number would be false, by cause.
     pub dropped: BTreeMap<String, u64>,
+    /// Events that are shown without a stack, or with a part of it, by cause.
+    pub stacks: BTreeMap<String, u64>,
 }
 
 impl Account {
@@ -642,7 +648,7 @@ impl Session {
                 "type": "footer", "time": Wall::now().rfc3339(), "generated": account.generated + found,
                 "events": printed, "filtered": filtered, "lost": lost,
                 "lost_by_cause": nonzero(&account.lost), "dropped_by_cause": nonzero(&account.dropped),
-                "recursion_misses": misses,
+                "stacks_by_cause": nonzero(&account.stacks), "recursion_misses": misses,
             }))?;
         }
         self.out.flush()?;
@@ -653,9 +659,13 @@ impl Session {
         if account.dropped.values().any(|n| *n > 0) {
             say(&format!("{tool}: measurements dropped: {}", list(&account.dropped)));
         }
+        if account.stacks.values().any(|n| *n > 0) {
+            say(&format!("{tool}: events without a stack or with a part of it: {}", list(&account.stacks)));
+        }
         for (program, n) in misses {
             say(&format!("{tool}: the kernel left out {n} runs of {program}, which was running already"));
         }
+        let lost = lost + account.stacks.get(NO_ROOM).copied().unwrap_or_default();
         if self.strict && lost > 0 { Err(Error::Lost(lost)) } else { Ok(()) }
     }
 }

@@ -1,18 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Names for addresses, of the kernel and of processes, by blazesym.
+//! Names for addresses, of the kernel and of processes, by blazesym; or why there is none.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use blazesym::MaybeDefault;
-use blazesym::Pid;
 use blazesym::symbolize::Input;
 use blazesym::symbolize::Reason;
 use blazesym::symbolize::Symbolized;
 use blazesym::symbolize::Symbolizer;
+use blazesym::symbolize::source::Elf;
 use blazesym::symbolize::source::Kernel;
-use blazesym::symbolize::source::Process;
 use blazesym::symbolize::source::Source;
-use procfs::process::MMapPath;
+
+use crate::Capability;
+use crate::spaces::Place;
+use crate::spaces::Spaces;
+
+/// What it takes to see the symbols of the kernel and of everybody's processes: a tool keeps these.
+pub const CAPABILITIES: [Capability; 4] = [
+    Capability::CAP_SYSLOG,
+    Capability::CAP_SYS_PTRACE,
+    Capability::CAP_DAC_READ_SEARCH,
+    Capability::CAP_CHECKPOINT_RESTORE,
+];
 
 /// What an address belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,11 +34,13 @@ pub struct Symbol {
     pub module: Option<String>,
     /// How far the address is from the function's beginning, in bytes; without a name, from the file's.
     pub offset: u64,
+    /// The functions that the compiler put into that one at this address, each called by the one before it.
+    pub inlined: Vec<String>,
 }
 
 impl Symbol {
-    fn unknown(reason: impl Into<String>) -> Self {
-        Self { name: Err(reason.into()), module: None, offset: 0 }
+    pub(crate) fn unknown(reason: impl Into<String>) -> Self {
+        Self { name: Err(reason.into()), module: None, offset: 0, inlined: Vec::new() }
     }
 }
 
@@ -35,6 +48,7 @@ impl Symbol {
 pub struct Symbols {
     symbolizer: Symbolizer,
     modules: Option<Vec<Module>>,
+    spaces: Spaces,
 }
 
 struct Module {
@@ -46,8 +60,8 @@ struct Module {
 impl Symbols {
     /// With nothing read yet.
     pub fn new() -> Self {
-        let symbolizer = Symbolizer::builder().enable_code_info(false).enable_inlined_fns(false).build();
-        Self { symbolizer, modules: None }
+        let symbolizer = Symbolizer::builder().enable_code_info(false).enable_inlined_fns(true).build();
+        Self { symbolizer, modules: None, spaces: Spaces::new() }
     }
 
     /// Symbols of kernel addresses.
@@ -59,7 +73,7 @@ impl Symbols {
         }
         // An image of the kernel brings source lines, which are not asked for, at a great cost.
         let kernel = Kernel { vmlinux: MaybeDefault::None, debug_syms: false, ..Kernel::default() };
-        let mut symbols = self.find(&Source::Kernel(kernel), addresses);
+        let mut symbols = self.find(&Source::Kernel(kernel), Input::AbsAddr(addresses));
         let modules = self.modules.get_or_insert_with(read_modules);
         for (symbol, address) in symbols.iter_mut().zip(addresses) {
             let module = modules.iter().find(|m| (m.start..m.start + m.size).contains(address));
@@ -73,43 +87,74 @@ impl Symbols {
         if pid == 0 {
             return vec![Symbol::unknown("the process is outside of this pid namespace"); addresses.len()];
         }
-        // One that nobody has waited for yet has an empty list.
-        if fs::read(format!("/proc/{pid}/maps")).is_ok_and(|maps| maps.is_empty())
-            || !fs::exists(format!("/proc/{pid}/maps")).unwrap_or(false)
-        {
-            return vec![Symbol::unknown("the process has ended"); addresses.len()];
-        }
-        let mut symbols = self.find(&Source::Process(Process::new(Pid::from(pid))), addresses);
-        // Without a name, the file and the place in it still tell something.
-        if symbols.iter().any(|symbol| symbol.name.is_err()) {
-            let maps = procfs::process::Process::new(pid.cast_signed()).and_then(|process| process.maps());
-            let maps = maps.map(|maps| maps.0).unwrap_or_default();
-            for (symbol, address) in
-                symbols.iter_mut().zip(addresses).filter(|(symbol, _)| symbol.name.is_err())
-            {
-                let found = maps.iter().find(|map| (map.address.0..map.address.1).contains(address));
-                if let Some((map, MMapPath::Path(path))) = found.map(|map| (map, &map.pathname)) {
-                    symbol.module = Some(path.to_string_lossy().into_owned());
-                    symbol.offset = address - map.address.0 + map.offset;
+        self.spaces.note(pid.into(), pid, 0);
+        let places: Vec<_> =
+            addresses.iter().map(|address| self.spaces.place(pid.into(), pid, *address)).collect();
+        self.at(&places)
+    }
+
+    /// What is known of where the addresses of processes lie.
+    pub(crate) fn spaces(&mut self) -> &mut Spaces {
+        &mut self.spaces
+    }
+
+    /// Symbols of places, file by file.
+    pub(crate) fn at(&mut self, places: &[Place]) -> Vec<Symbol> {
+        let mut symbols = vec![Symbol::unknown(""); places.len()];
+        let mut files: BTreeMap<u32, Vec<(usize, u64)>> = BTreeMap::new();
+        for (i, place) in places.iter().enumerate() {
+            match *place {
+                Place::File(file, offset) => files.entry(file).or_default().push((i, offset)),
+                Place::Made(made, address) => {
+                    symbols[i] = match self.spaces.made(made, address) {
+                        Ok((name, start)) => {
+                            Symbol { name: Ok(name), offset: address - start, ..Symbol::unknown("") }
+                        }
+                        Err(why) => Symbol { offset: address, ..Symbol::unknown(why) },
+                    };
                 }
+                Place::Nowhere(why) => symbols[i] = Symbol::unknown(why),
+            }
+        }
+        for (file, asked) in files {
+            let Some(file) = self.spaces.file(file) else { continue };
+            let path = String::from_utf8_lossy(&file.path).into_owned();
+            let offsets: Vec<u64> = asked.iter().map(|(_, offset)| *offset).collect();
+            let found = match &file.readable {
+                Ok(readable) => {
+                    self.find(&Source::Elf(Elf::new(readable.clone())), Input::FileOffset(&offsets))
+                }
+                Err(why) => vec![Symbol::unknown(*why); offsets.len()],
+            };
+            for ((i, offset), mut symbol) in asked.into_iter().zip(found) {
+                symbol.module = Some(path.clone());
+                if symbol.name.is_err() {
+                    symbol.offset = offset;
+                }
+                symbols[i] = symbol;
             }
         }
         symbols
     }
 
-    fn find(&self, source: &Source<'_>, addresses: &[u64]) -> Vec<Symbol> {
-        let found = match self.symbolizer.symbolize(source, Input::AbsAddr(addresses)) {
+    fn find(&self, source: &Source<'_>, input: Input<&[u64]>) -> Vec<Symbol> {
+        let count = match input {
+            Input::AbsAddr(list) | Input::VirtOffset(list) | Input::FileOffset(list) => list.len(),
+        };
+        let found = match self.symbolizer.symbolize(source, input) {
             Ok(found) => found,
-            Err(error) => return vec![Symbol::unknown(error.to_string()); addresses.len()],
+            Err(error) => return vec![Symbol::unknown(error.to_string()); count],
         };
         let symbol = |found: Symbolized<'_>| match found {
             Symbolized::Sym(symbol) => Symbol {
                 name: Ok(symbol.name.into_owned()),
                 module: symbol.module.map(|module| module.to_string_lossy().into_owned()),
                 offset: symbol.offset as u64,
+                inlined: symbol.inlined.iter().map(|function| function.name.to_string()).collect(),
             },
             Symbolized::Unknown(Reason::MissingSyms) => Symbol::unknown("the file has no symbols"),
             Symbolized::Unknown(Reason::UnknownAddr) => Symbol::unknown("no symbol covers it"),
+            Symbolized::Unknown(Reason::InvalidFileOffset) => Symbol::unknown("no code of the file is there"),
             Symbolized::Unknown(Reason::Unmapped) => Symbol::unknown("not mapped any more"),
             Symbolized::Unknown(reason) => Symbol::unknown(reason.to_string()),
         };

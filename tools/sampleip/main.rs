@@ -10,7 +10,6 @@ use std::time::Duration;
 use clap::Parser;
 use kscope::Capability;
 use kscope::Columns;
-use kscope::Error;
 use kscope::Hooks;
 use kscope::Kernel;
 use kscope::Session;
@@ -27,7 +26,9 @@ use kscope::maps;
 use kscope::metrics::Exporter;
 use kscope::metrics::Family;
 use kscope::perf;
+use kscope::perf::CpuList;
 use kscope::perf::Sampler;
+use kscope::perf::Summary;
 use kscope::row::Field;
 use kscope::row::Kind;
 use kscope::row::Row;
@@ -65,8 +66,8 @@ struct Sampleip {
     #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u64).range(1..))]
     frequency: u64,
     /// Sample these CPUs only: a list as in 0-3,5
-    #[arg(short = 'C', long = "cpu", value_name = "CPUS", value_parser = cpus)]
-    cpu: Option<Cpus>,
+    #[arg(short = 'C', long = "cpu", value_name = "CPUS")]
+    cpu: Option<CpuList>,
     /// List addresses of user space, rather than of the kernel
     #[arg(short = 'U', long)]
     user: bool,
@@ -93,13 +94,6 @@ struct Sampleip {
 
 /// Function and module by process and address.
 type Names = HashMap<(u32, u64), (String, String)>;
-
-#[derive(Clone, Debug)]
-struct Cpus(Vec<u32>);
-
-fn cpus(text: &str) -> Result<Cpus, String> {
-    perf::parse_cpus(text).map(Cpus).ok_or_else(|| "not a list of CPUs, as in 0-3,5".into())
-}
 
 /// An address, or with --by-symbol a function, and its samples.
 struct Sampled {
@@ -182,75 +176,6 @@ impl Row for Sampled {
     ];
 }
 
-/// What was sampled in all.
-struct Summary {
-    source: &'static str,
-    frequency: u64,
-    cpus: usize,
-    seconds: f64,
-    total: u64,
-    idle: u64,
-    user: u64,
-    kernel: u64,
-    missed: Option<u64>,
-    uncounted: u64,
-    throttled: u64,
-}
-
-impl Row for Summary {
-    const TYPE: &'static str = "summary";
-    const FIELDS: &'static [Field<Self>] = &[
-        Field::new("event", Kind::Text, "What made the samples: cycles or cpu-clock", |r: &Self| {
-            Value::Text(r.source)
-        }),
-        Field::new("frequency_hz", Kind::Uint, "Samples a second on each CPU", |r: &Self| {
-            Value::Uint(r.frequency)
-        }),
-        Field::new("cpus", Kind::Uint, "CPUs sampled", |r: &Self| Value::Uint(r.cpus as u64)),
-        Field::new("duration_s", Kind::Float, "Seconds of sampling", |r: &Self| Value::Float(r.seconds, 3)),
-        Field::new("samples", Kind::Uint, "Samples that passed the filters", |r: &Self| Value::Uint(r.total)),
-        Field::new("idle", Kind::Uint, "Of these, in the idle task", |r: &Self| Value::Uint(r.idle)),
-        Field::new("user", Kind::Uint, "Of these, in user space", |r: &Self| Value::Uint(r.user)),
-        Field::new("kernel", Kind::Uint, "Of these, in the kernel", |r: &Self| Value::Uint(r.kernel)),
-        Field::new(
-            "missed",
-            Kind::Uint,
-            "Samples that the timer should have made and did not; unknown with a filter",
-            |r: &Self| r.missed.map_or(Value::Null, Value::Uint),
-        )
-        .nullable(),
-        Field::new("uncounted", Kind::Uint, "Samples for whose address there was no room", |r: &Self| {
-            Value::Uint(r.uncounted)
-        }),
-        Field::new("throttled", Kind::Uint, "How often the kernel throttled the sampling", |r: &Self| {
-            Value::Uint(r.throttled)
-        }),
-    ];
-}
-
-impl Summary {
-    fn text(&self) -> String {
-        let missed = self.missed.map_or_else(|| "unknown".into(), |missed| missed.to_string());
-        let mut text = format!(
-            "{} samples by {} at {} Hz on {} CPUs in {:.1} s: {} kernel, {} user, {} idle\n\
-             lost: {missed} missed, {} uncounted (--entries)",
-            self.total,
-            self.source,
-            self.frequency,
-            self.cpus,
-            self.seconds,
-            self.kernel,
-            self.user,
-            self.idle,
-            self.uncounted
-        );
-        if self.throttled > 0 {
-            text.push_str(&format!("\nthe kernel throttled the sampling {} times: lower -F", self.throttled));
-        }
-        text
-    }
-}
-
 impl Trace for Sampleip {
     const NAME: &'static str = "sampleip";
     const SUBSYSTEM: &'static str = "CPU";
@@ -268,7 +193,7 @@ impl Trace for Sampleip {
         let default = (!is_endless).then_some(DEFAULT_DURATION);
         self.common.duration = self.time.or(self.common.duration).or(default);
         let exporter = self.metrics.open(Self::NAME)?;
-        let cpus = self.cpus()?;
+        let cpus = perf::chosen_cpus(self.cpu.as_ref())?;
         let mut storage = MaybeUninit::uninit();
         let mut open = session::open(SampleipSkelBuilder::default(), &mut storage, &self.common)?;
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
@@ -310,20 +235,10 @@ impl Trace for Sampleip {
         if let Some((entries, totals, expected)) = sampled {
             let seconds = session.elapsed().as_secs_f64();
             let uncounted = session.account()?.total_lost();
-            let total = totals.idle + totals.user + totals.kernel;
-            let summary = Summary {
-                source: sampler.source().name(),
-                frequency: self.frequency,
-                cpus: sampler.cpus(),
-                seconds,
-                total,
-                idle: totals.idle,
-                user: totals.user,
-                kernel: totals.kernel,
-                missed: expected.filter(|_| self.filter.is_empty()).map(|n| n.saturating_sub(total)),
-                uncounted,
-                throttled: sampler.throttled(),
-            };
+            let mut summary = Summary::of(&sampler, totals.idle, totals.user, totals.kernel);
+            summary.seconds = seconds;
+            summary.missed = expected.filter(|_| self.filter.is_empty()).map(|n| n.saturating_sub(summary.total));
+            summary.uncounted = uncounted;
             let rows = self.rows_of(&entries);
             let rows = if self.by_symbol { fold(rows) } else { rows };
             let out = session.out();
@@ -331,7 +246,7 @@ impl Trace for Sampleip {
             if out.is_json() {
                 out.json_row(&summary)?;
             } else {
-                out.text(&format!("\n{}", summary.text()))?;
+                out.text(&format!("\n{}", summary.text("--entries")))?;
             }
         }
         Ok(session.finish()?)
@@ -339,17 +254,6 @@ impl Trace for Sampleip {
 }
 
 impl Sampleip {
-    fn cpus(&self) -> Result<Vec<u32>, Error> {
-        let online = perf::online_cpus()?;
-        let Some(Cpus(wanted)) = &self.cpu else { return Ok(online) };
-        match wanted.iter().find(|cpu| !online.contains(cpu)) {
-            Some(cpu) => {
-                Err(Error::Usage(format!("CPU {cpu} is not online: see /sys/devices/system/cpu/online")))
-            }
-            None => Ok(wanted.clone()),
-        }
-    }
-
     /// An address keeps the function that it had when it was first seen, also when its process has gone.
     fn export(&self, to: &mut Exporter, names: &mut Names, entries: &[(Key, Entry)], totals: &Totals) {
         for (mode, samples) in [("idle", totals.idle), ("user", totals.user), ("kernel", totals.kernel)] {

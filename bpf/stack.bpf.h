@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Stacks, of the kernel and of user space. Each different one goes to user space once, through the
+ * ring buffer, and is from then on known by its id, a hash; what is counted is kept by the ids. So
+ * a stack costs its own depth, in one place, and two stacks never share an entry.
+ */
+#ifndef KSCOPE_STACK_BPF_H
+#define KSCOPE_STACK_BPF_H
+
+#include "events.bpf.h"
+
+/* The most frames that --perf-max-stack-depth can ask for. */
+#define STACK_DEPTH_MAX 1024
+
+/* include/linux/sched.h */
+#define PF_KTHREAD 0x00200000
+
+/* Ids that are none: there was no such stack; it was not kept, which is counted. */
+#define STACK_NONE 0
+#define STACK_LOST 1
+#define STACK_FIRST_ID 2
+
+enum stack_kind {
+	STACK_KERNEL, /* a kernel stack */
+	STACK_USER,   /* a stack in an address space */
+	STACK_SPACE,  /* an address space, before its first stack; it has no frames */
+};
+
+struct stack_head {
+	__u64 id;
+	__u64 space;	   /* a user stack's address space */
+	__u64 stack_start; /* of an address space: where its first thread's stack begins */
+	__u32 tgid;
+	__u32 kind;
+};
+
+_Static_assert(sizeof(struct stack_head) == 32, "size of stack_head");
+
+struct stack_buffer {
+	struct stack_head head;
+	__u64 ip[STACK_DEPTH_MAX];
+};
+
+struct stack_key {
+	__u64 kernel;
+	__u64 user;
+	__u32 tgid;
+	__u32 tid; /* 0: of all threads of this name */
+	__u8 comm[KSCOPE_COMM_LEN];
+};
+
+_Static_assert(sizeof(struct stack_key) == 40, "size of stack_key");
+
+struct stack_value {
+	__u64 count;
+	__u64 total_ns;
+};
+
+_Static_assert(sizeof(struct stack_value) == 16, "size of stack_value");
+
+/* User space sets these: see kscope::set_stacks!. */
+const volatile __u32 stack_depth = 127;
+const volatile bool stack_want_kernel = true;
+const volatile bool stack_want_user = true;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct stack_buffer);
+} stack_scratch SEC(".maps");
+
+/* The ids of stacks and address spaces that were sent. Its size: --stack-storage-size. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, __u8);
+} stack_ids SEC(".maps");
+
+/* What was counted by stacks. Its size: --stack-storage-size. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct stack_key);
+	__type(value, struct stack_value);
+} stacks SEC(".maps");
+
+/* For the skeleton to have its enumerators. */
+enum stack_kind *stack_kind_type __attribute__((unused));
+
+/* Once there was no room for an id, none is sent any more: user space would only forget it. */
+bool stack_ids_full;
+
+/* A step of a 64-bit hash; the factor is 2^64 divided by the golden ratio. */
+static __always_inline __u64 stack_mix(__u64 hash, __u64 value)
+{
+	hash = (hash ^ value) * 0x9e3779b97f4a7c15ULL;
+	return hash ^ hash >> 32;
+}
+
+/* The hash of the frames in this CPU's scratch. Global, for the verifier to look at it once only.
+ */
+__noinline __u64 stack_hash(__u64 hash, __u32 frames)
+{
+	__u32 zero = 0;
+	struct stack_buffer *record = bpf_map_lookup_elem(&stack_scratch, &zero);
+
+	if (!record)
+		return 0;
+	for (__u32 i = 0; i < STACK_DEPTH_MAX; i++) {
+		if (i >= frames)
+			break;
+		hash = stack_mix(hash, record->ip[i]);
+	}
+	return hash;
+}
+
+/*
+ * The address space of the running task: another one after an execve, which begins a new stack at
+ * random and, without that, has another program, and another one for a new process of an old
+ * number. 0: it has none, as kernel threads and tasks that end.
+ */
+static __always_inline __u64 stack_space(__u32 tgid, __u64 *stack_start)
+{
+	__u64 start, code;
+
+	/* Direct loads of null's members give 0 too. */
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)) {
+		struct task_struct *task = bpf_get_current_task_btf();
+
+		*stack_start = task->mm->start_stack;
+		code = task->mm->end_code;
+		start = task->group_leader->start_boottime;
+	} else {
+		struct task_struct *task = (void *)bpf_get_current_task();
+
+		*stack_start = BPF_CORE_READ(task, mm, start_stack);
+		code = BPF_CORE_READ(task, mm, end_code);
+		start = BPF_CORE_READ(task, group_leader, start_boottime);
+	}
+	if (!*stack_start)
+		return 0;
+	start = stack_mix(stack_mix(tgid, start), code);
+	return stack_mix(start, *stack_start) | STACK_FIRST_ID;
+}
+
+/* Have user space look at an address space while it is there: at once. */
+static __always_inline void stack_announce(struct stack_buffer *record, __u64 space,
+					   __u64 stack_start, __u32 tgid)
+{
+	__u8 sent = 1;
+
+	if (bpf_map_lookup_elem(&stack_ids, &space))
+		return;
+	record->head.id = space;
+	record->head.space = space;
+	record->head.kind = STACK_SPACE;
+	record->head.tgid = tgid;
+	record->head.stack_start = stack_start;
+	if (!bpf_ringbuf_output(&events, &record->head, sizeof(record->head), BPF_RB_FORCE_WAKEUP))
+		bpf_map_update_elem(&stack_ids, &space, &sent, BPF_ANY);
+}
+
+/* The id of the running task's stack. space is 0 for the kernel's. */
+static __always_inline __u64 stack_id(void *ctx, __u64 space, __u64 stack_start, __u32 tgid,
+				      __u64 now)
+{
+	struct stack_buffer *record;
+	__u32 zero = 0, frames;
+	__u8 sent = 1;
+	long bytes;
+	__u64 id;
+
+	record = bpf_map_lookup_elem(&stack_scratch, &zero);
+	if (!record)
+		return STACK_NONE;
+	bytes = bpf_get_stack(ctx, record->ip, stack_depth * sizeof(__u64),
+			      space ? BPF_F_USER_STACK : 0);
+	if (bytes < (long)sizeof(__u64)) {
+		count(space ? STACK_NO_USER : STACK_NO_KERNEL);
+		return STACK_NONE;
+	}
+	frames = (__u64)bytes / sizeof(__u64);
+	/* Threads that the kernel makes for io_uring have user registers, all of them 0. */
+	if (!record->ip[0])
+		return STACK_NONE;
+	if (frames >= stack_depth)
+		count(STACK_TRUNCATED);
+	id = stack_hash(space, frames) | STACK_FIRST_ID;
+	if (bpf_map_lookup_elem(&stack_ids, &id))
+		return id;
+	if (stack_ids_full)
+		goto lost;
+	if (space)
+		stack_announce(record, space, stack_start, tgid);
+	record->head.id = id;
+	record->head.space = space;
+	record->head.kind = space ? STACK_USER : STACK_KERNEL;
+	record->head.tgid = tgid;
+	record->head.stack_start = stack_start;
+	/* The verifier must see the bound at the call. */
+	barrier_var(frames);
+	if (frames > STACK_DEPTH_MAX)
+		frames = STACK_DEPTH_MAX;
+	if (events_send(record, sizeof(record->head) + frames * sizeof(__u64), now))
+		goto lost;
+	if (!bpf_map_update_elem(&stack_ids, &id, &sent, BPF_ANY))
+		return id;
+	stack_ids_full = true;
+lost:
+	count(STACK_NO_ROOM);
+	return STACK_LOST;
+}
+
+/* The kernel's stack of the running task. now is any recent bpf_ktime_get_boot_ns(). */
+static __always_inline __u64 stack_kernel(void *ctx, __u64 now)
+{
+	return stack_want_kernel ? stack_id(ctx, 0, 0, 0, now) : STACK_NONE;
+}
+
+/* The user's stack of the running task; a kernel thread has none. */
+static __always_inline __u64 stack_user(void *ctx, __u32 tgid, __u64 now)
+{
+	__u64 space, stack_start;
+
+	if (!stack_want_user || CURRENT(flags) & PF_KTHREAD)
+		return STACK_NONE;
+	space = stack_space(tgid, &stack_start);
+	if (!space) {
+		/* A task that is about to end. */
+		count(STACK_NO_USER);
+		return STACK_NONE;
+	}
+	return stack_id(ctx, space, stack_start, tgid, now);
+}
+
+/* Count an event of ns, or of no duration, by its stacks. */
+static __always_inline void stack_add(struct stack_key *key, __u64 ns)
+{
+	struct stack_value first = {.count = 1, .total_ns = ns}, *value;
+
+	count(GENERATED);
+	value = bpf_map_lookup_elem(&stacks, key);
+	if (!value) {
+		if (!bpf_map_update_elem(&stacks, key, &first, BPF_NOEXIST))
+			return;
+		/* Another CPU was first, or the map is full. */
+		value = bpf_map_lookup_elem(&stacks, key);
+		if (!value) {
+			count(LOST_MAP_FULL);
+			return;
+		}
+	}
+	__sync_fetch_and_add(&value->count, 1);
+	if (ns)
+		__sync_fetch_and_add(&value->total_ns, ns);
+}
+
+#endif
