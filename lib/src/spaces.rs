@@ -398,7 +398,8 @@ fn read_perf_map(file: impl io::Read) -> BTreeMap<u64, (u64, String)> {
         let line = String::from_utf8_lossy(line);
         let mut words = line.splitn(3, ' ');
         let hex = |word: Option<&str>| u64::from_str_radix(word?.trim_start_matches("0x"), 16).ok();
-        let (Some(start), Some(size), Some(name)) = (hex(words.next()), hex(words.next()), words.next()) else {
+        let (Some(start), Some(size), Some(name)) = (hex(words.next()), hex(words.next()), words.next())
+        else {
             continue;
         };
         let end = start.saturating_add(size);
@@ -434,13 +435,16 @@ mod tests {
 
     #[test]
     fn lines_of_maps() {
-        let text = b"7f0000001000-7f0000002000 r-xp 00000200 08:01 1234                       /a b\\012c (deleted)";
+        let text =
+            b"7f0000001000-7f0000002000 r-xp 00000200 08:01 1234                       /a b\\012c (deleted)";
         let line = MapsLine::parse(text).unwrap();
         assert_eq!((line.start, line.end, line.offset), (0x7f00_0000_1000, 0x7f00_0000_2000, 0x200));
         assert!(line.executable);
         assert_eq!((line.device, line.inode), (&b"08:01"[..], 1234));
         assert_eq!(line.path, b"/a b\\012c (deleted)");
-        assert!(MapsLine::parse(b"1000-2000 rw-p 00000000 00:00 0 ").is_some_and(|line| line.path.is_empty()));
+        assert!(
+            MapsLine::parse(b"1000-2000 rw-p 00000000 00:00 0 ").is_some_and(|line| line.path.is_empty())
+        );
         for bad in [&b""[..], b"x", b"1000 r-xp 0 0:0 0 ", b"g-h r-xp 0 0:0 0 "] {
             assert!(MapsLine::parse(bad).is_none());
         }

@@ -287,9 +287,12 @@ impl Row for Stack {
         Field::new("user", Kind::Array, "Frames of user space, likewise", |r: &Self| {
             Value::Json(r.user.iter().map(Frame::json).collect())
         }),
-        Field::new("truncated", Kind::Bool, "Whether a stack is as deep as the limit, and may go on", |r: &Self| {
-            Value::Bool(r.truncated)
-        }),
+        Field::new(
+            "truncated",
+            Kind::Bool,
+            "Whether a stack is as deep as the limit, and may go on",
+            |r: &Self| Value::Bool(r.truncated),
+        ),
     ];
 }
 
@@ -493,7 +496,8 @@ impl Worker {
     }
 
     fn places(&mut self, space: u64, pid: u32, addresses: &[u64]) -> Box<[Place]> {
-        let place = |(i, address): (usize, &u64)| self.symbols.spaces().place(space, pid, called(i, *address));
+        let place =
+            |(i, address): (usize, &u64)| self.symbols.spaces().place(space, pid, called(i, *address));
         addresses.iter().enumerate().map(place).collect()
     }
 
@@ -508,7 +512,8 @@ impl Worker {
                 None => kernel.extend(known.addresses.iter().enumerate().map(|(i, a)| called(i, *a))),
             }
         }
-        let (kernel, user): (Vec<u64>, Vec<Place>) = (kernel.into_iter().collect(), user.into_iter().collect());
+        let (kernel, user): (Vec<u64>, Vec<Place>) =
+            (kernel.into_iter().collect(), user.into_iter().collect());
         let arcs = |symbols: Vec<Symbol>| symbols.into_iter().map(Arc::new);
         let kernel: HashMap<u64, Arc<Symbol>> = if kernel.is_empty() {
             HashMap::new()
@@ -530,11 +535,13 @@ impl Worker {
                 let mut frames = Vec::with_capacity(known.addresses.len());
                 for (i, address) in known.addresses.iter().enumerate() {
                     let Some(symbol) = symbol(i) else { continue };
-                    frames.extend((0..symbol.inlined.len()).rev().map(Some).chain([None]).map(|inlined| Frame {
-                        address: *address,
-                        symbol: symbol.clone(),
-                        inlined,
-                    }));
+                    frames.extend(
+                        (0..symbol.inlined.len()).rev().map(Some).chain([None]).map(|inlined| Frame {
+                            address: *address,
+                            symbol: symbol.clone(),
+                            inlined,
+                        }),
+                    );
                 }
                 Some(if known.places.is_some() { frames.into() } else { without_tracing(frames).into() })
             }

@@ -143,7 +143,7 @@ impl Symbols {
         };
         let found = match self.symbolizer.symbolize(source, input) {
             Ok(found) => found,
-            Err(error) => return vec![Symbol::unknown(error.to_string()); count],
+            Err(error) => return vec![Symbol::unknown(format!("its symbols can't be read: {error}")); count],
         };
         let symbol = |found: Symbolized<'_>| match found {
             Symbolized::Sym(symbol) => Symbol {

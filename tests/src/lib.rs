@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 pub mod block;
 pub mod bpf;
+pub mod burn;
 pub mod bytes;
 pub mod cgroup;
 pub mod left_out;
@@ -19,6 +20,7 @@ pub mod process;
 pub mod programs;
 pub mod scale;
 pub mod setting;
+pub mod stacks;
 pub mod table;
 pub mod terminal;
 

@@ -52,6 +52,16 @@ impl Workload {
         Self::try_start(args).unwrap_or_else(|refused| panic!("{refused}"))
     }
 
+    /// [`Workload::start`] of a copy of the program.
+    ///
+    /// # Panics
+    /// If it fails, or this kernel does not offer what it needs.
+    pub fn start_program<S: AsRef<OsStr>>(program: &Path, args: impl IntoIterator<Item = S>) -> Self {
+        let mut command = Command::new(program);
+        command.args(args);
+        Self::of(command).unwrap_or_else(|refused| panic!("{refused}"))
+    }
+
     /// [`Workload::start`], for what a kernel may do without.
     ///
     /// # Errors

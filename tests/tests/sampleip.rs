@@ -7,12 +7,13 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use caps::Capability;
+use kscope_tests::burn::{Burner, assert_share, cpus, last_cpu, workload_has_symbols};
 use kscope_tests::bytes::bytes_of;
+use kscope_tests::say_untested;
 use kscope_tests::scale::times;
 use kscope_tests::setting::Setting;
 use kscope_tests::table::Table;
 use kscope_tests::{Ended, Finished, Run, Who, Workload};
-use kscope_tests::{process, programs, say_untested, wait_until};
 use serde_json::Value;
 
 const MAX_SAMPLE_RATE: &str = "/proc/sys/kernel/perf_event_max_sample_rate";
@@ -33,67 +34,6 @@ fn settings_change() -> RwLockWriteGuard<'static, ()> {
 
 fn sampleip(args: &[&str]) -> Run {
     Run::new("sampleip").args(args)
-}
-
-/// The processors that are online.
-fn cpus() -> Vec<u32> {
-    let text = fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
-    let number = |text: &str| text.parse::<u32>().unwrap();
-    let range = |part: &str| {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        number(first)..=number(last)
-    };
-    text.trim().split(',').flat_map(range).collect()
-}
-
-/// The last processor: the first one has most of the host's own work.
-fn last_cpu() -> String {
-    cpus().last().unwrap().to_string()
-}
-
-/// A workload that burns CPU time on the last processor, and sleeps before and after.
-struct Burner {
-    workload: Workload,
-    /// How often it had gone to sleep before it was let go.
-    slept: u64,
-}
-
-impl Burner {
-    fn new(way: &str, seconds: &str) -> Self {
-        Self::of(Workload::start([way, "--seconds", seconds, "--cpu", &last_cpu()]))
-    }
-
-    fn of(workload: Workload) -> Self {
-        Self { slept: asleep(&workload, 0), workload }
-    }
-
-    fn pid(&self) -> String {
-        self.workload.pid().to_string()
-    }
-
-    fn go(&mut self) {
-        self.workload.go();
-    }
-
-    /// Wait until it has burnt what it should; it stays until it is dropped.
-    fn wait(&self) {
-        asleep(&self.workload, self.slept + 1);
-    }
-
-    /// What it did.
-    fn finish(self) -> Vec<Value> {
-        self.workload.finish()
-    }
-}
-
-/// Wait until a process sleeps, which it has done so often at least by then: how often it has.
-fn asleep(workload: &Workload, least: u64) -> u64 {
-    wait_until("the workload to sleep", || {
-        let state = process::state(workload.pid());
-        assert_ne!(state, Some('Z'), "the workload has failed");
-        let slept = process::status(workload.pid()).voluntary_ctxt_switches.unwrap();
-        (state == Some('S') && slept >= least).then_some(slept)
-    })
 }
 
 /// One address, or function, that the tool listed.
@@ -189,16 +129,6 @@ impl Samples {
     }
 }
 
-/// Check that a part of `all` samples fits this probability, within four standard deviations; for samples of
-/// which nobody can tell whether they belong to the part, give the least and the most that it can be.
-fn assert_share(least: u64, most: u64, all: u64, probability: f64) {
-    let sigma = (probability * (1.0 - probability) / all as f64).sqrt();
-    let (low, high) = (least as f64 / all as f64, most as f64 / all as f64);
-    let fits = low <= probability + 4.0 * sigma && high >= probability - 4.0 * sigma;
-    println!("{low:.4} to {high:.4} of {all} samples, where {probability:.4} is right, sigma {sigma:.4}");
-    assert!(fits, "{low} to {high} of {all} samples, where {probability} is right");
-}
-
 #[test]
 fn kernel_functions_have_their_share() {
     /// What getrandom and a read of /dev/zero spend their time in, from 5.10 to 7.x.
@@ -239,12 +169,6 @@ fn kernel_functions_have_their_share() {
     }
     assert!(all > 100, "{}", samples.summary);
     assert!(samples.summary["missed"].is_null(), "{}", samples.summary);
-}
-
-/// Whether the workload has names for its functions: a stripped one has not.
-fn workload_has_symbols() -> bool {
-    let name = b"\0burn_seventy\0";
-    fs::read(programs::workload()).unwrap().windows(name.len()).any(|window| window == name)
 }
 
 #[test]

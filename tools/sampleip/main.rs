@@ -237,7 +237,8 @@ impl Trace for Sampleip {
             let uncounted = session.account()?.total_lost();
             let mut summary = Summary::of(&sampler, totals.idle, totals.user, totals.kernel);
             summary.seconds = seconds;
-            summary.missed = expected.filter(|_| self.filter.is_empty()).map(|n| n.saturating_sub(summary.total));
+            summary.missed =
+                expected.filter(|_| self.filter.is_empty()).map(|n| n.saturating_sub(summary.total));
             summary.uncounted = uncounted;
             let rows = self.rows_of(&entries);
             let rows = if self.by_symbol { fold(rows) } else { rows };

@@ -21,6 +21,7 @@ mod forks;
 mod exit;
 mod io;
 mod lookup;
+mod jit;
 mod memory;
 mod net;
 mod open;
@@ -52,6 +53,7 @@ const USAGE: &str = "usage: workload open --dir DIR WAY...
        workload calls
        workload forks --count N
        workload runq --cpu C --count N [--namespace pid]
+       workload jit --seconds S [--name NAME]
        workload comm HEX
        workload tcp-life WAY...
        workload tcp-connect WAY...
@@ -93,6 +95,7 @@ fn run(subcommand: &str, args: Args) -> Result<()> {
         "tcp-life" => tcp_life::run(args),
         "tcp-connect" => tcp_connect::run(args),
         "tcp-loop" => net::run_loop(args),
+        "jit" => jit::run(args),
         _ => bail!("unknown subcommand {subcommand:?}\n{USAGE}"),
     }
 }
