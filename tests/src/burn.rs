@@ -42,6 +42,11 @@ impl Burner {
         Self::of(Workload::start([way, "--seconds", seconds, "--cpu", &last_cpu()]))
     }
 
+    /// Start it in one of its ways, for so many seconds of its own CPU time.
+    pub fn for_cpu_seconds(way: &str, seconds: &str) -> Self {
+        Self::of(Workload::start([way, "--cpu-seconds", seconds, "--cpu", &last_cpu()]))
+    }
+
     /// One that was started.
     pub fn of(workload: Workload) -> Self {
         Self { slept: asleep(&workload, 0), workload }

@@ -512,7 +512,7 @@ fn filters_are_applied() {
         other.wait();
         let samples = Samples::of(&tracer.stop(), &["--user"]);
         let of = |burner: &Burner| {
-            samples.rows.iter().filter(|row| row.pid == Some(burner.workload.pid().into())).count()
+            samples.rows.iter().filter(|row| row.pid == Some(burner.pid().parse().unwrap())).count()
         };
         assert!(of(&wanted) > 0, "{option}: {:#?}", samples.rows);
         assert_eq!(of(&other) > 0, option == "--comm", "{option}: {:#?}", samples.rows);

@@ -41,6 +41,9 @@ pub fn main() -> ExitCode {
     TOOL.main()
 }
 
+/// The option that gives more room.
+const ROOM: &str = "--stack-storage-size";
+
 /// What are the processors doing, and who called it?
 #[derive(Parser, Debug)]
 #[command(mut_arg("tid", |a| a.short('L')), mut_arg("annotations", |a| a.short('a')))]
@@ -124,8 +127,10 @@ impl Trace for Profile {
         stack::print(out, &stacks.named(counted, false)?, &self.stacks, files, &meaning, duration)?;
         if out.is_json() {
             out.json_row(&summary)?;
+        } else if self.stacks.folded {
+            summary.text(ROOM).lines().for_each(|line| session.banner(line));
         } else {
-            summary.text("--stack-storage-size").lines().for_each(|line| session.banner(line));
+            out.text(&summary.text(ROOM))?;
         }
         Ok(session.finish()?)
     }

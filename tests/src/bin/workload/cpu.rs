@@ -29,7 +29,7 @@ const STEPS_PER_UNIT: u64 = 800_000;
 
 /// Burns kernel CPU in getrandom (the cipher) and in read of /dev/zero (`read_zero`).
 pub fn syscalls(args: Args) -> Result<()> {
-    let seconds = pin(args)?;
+    let until = pin(args)?;
     let mut zero = File::open("/dev/zero")?;
     let mut random = vec![0_u8; RANDOM_BYTES];
     let mut zeros = vec![0_u8; ZERO_BYTES];
@@ -38,7 +38,7 @@ pub fn syscalls(args: Args) -> Result<()> {
         let (mut a, mut b) = (Calls::default(), Calls::default());
         let start = Instant::now();
         let before = getrusage(UsageWho::RUSAGE_SELF)?;
-        while start.elapsed() < seconds {
+        while !until.over(start)? {
             let unit = Duration::from_micros(units.next());
             a.spend(unit * 7, || {
                 // SAFETY: the buffer is that long.
@@ -90,18 +90,19 @@ impl Calls {
     }
 }
 
-fn cpu_time() -> Result<Duration> {
+/// The calling thread's, since it began.
+pub fn cpu_time() -> Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
 /// Burns user CPU in `burn_seventy` and `burn_thirty`, exactly 70:30 by the number of steps.
 pub fn burn(args: Args) -> Result<()> {
-    let seconds = pin(args)?;
+    let until = pin(args)?;
     let mut units = Units::default();
     session(|| {
         let (mut seventy, mut thirty) = (0, 0);
         let start = Instant::now();
-        while start.elapsed() < seconds {
+        while !until.over(start)? {
             let steps = STEPS_PER_UNIT * units.next() / 1000;
             black_box(burn_seventy(7 * steps));
             black_box(burn_thirty(3 * steps));
@@ -140,15 +141,32 @@ pub extern "C" fn burn_thirty(steps: u64) -> u64 {
     chain!(steps, 0xbf58_476d_1ce4_e5b9_u64)
 }
 
+/// How long it burns: `--seconds` by the clock, or `--cpu-seconds` of its own.
+enum Until {
+    Clock(Duration),
+    Cpu(Duration),
+}
+
+impl Until {
+    fn over(&self, start: Instant) -> Result<bool> {
+        Ok(match self {
+            Self::Clock(time) => start.elapsed() >= *time,
+            Self::Cpu(time) => cpu_time()? >= *time,
+        })
+    }
+}
+
 /// Moves this process to the CPU asked for: how long it shall burn.
-fn pin(mut args: Args) -> Result<Duration> {
-    let seconds: f64 = args.required("--seconds")?;
+fn pin(mut args: Args) -> Result<Until> {
+    let clock: Option<f64> = args.optional("--seconds")?;
+    let own: Option<f64> = args.optional("--cpu-seconds")?;
     let cpu: usize = args.required("--cpu")?;
     args.finish()?;
     let mut cpus = CpuSet::new();
     cpus.set(cpu).context("--cpu")?;
     sched_setaffinity(Pid::from_raw(0), &cpus).with_context(|| format!("CPU {cpu}"))?;
-    Duration::try_from_secs_f64(seconds).context("--seconds")
+    let time = Duration::try_from_secs_f64(clock.or(own).context("--seconds or --cpu-seconds")?)?;
+    Ok(if clock.is_some() { Until::Clock(time) } else { Until::Cpu(cpu_time()? + time) })
 }
 
 /// Lengths of one unit (a tenth of a turn of both), in microseconds: 1000 on average, in no regular order.

@@ -3,13 +3,14 @@
 
 use std::fs;
 use std::num::NonZeroUsize;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
 use serde_json::json;
 
 use crate::args::Args;
+use crate::cpu::cpu_time;
 use crate::protocol::{Refused, emit, session};
 
 /// A function that counts its argument down to 0.
@@ -22,12 +23,12 @@ const CODE: [u8; 12] = [0, 4, 0, 0xf1, 0xe1, 0xff, 0xff, 0x54, 0xc0, 3, 0x5f, 0x
 const PAGE: NonZeroUsize = NonZeroUsize::new(65536).unwrap();
 const STEPS: u64 = 1_000_000;
 
-/// `--seconds` of it; with `--name`, the code is in the map under that name.
+/// `--cpu-seconds` of it; with `--name`, the code is in the map under that name.
 pub fn run(mut args: Args) -> Result<()> {
-    let seconds: f64 = args.required("--seconds")?;
+    let seconds: f64 = args.required("--cpu-seconds")?;
     let name: Option<String> = args.optional("--name")?;
     args.finish()?;
-    let seconds = Duration::try_from_secs_f64(seconds).context("--seconds")?;
+    let seconds = Duration::try_from_secs_f64(seconds).context("--cpu-seconds")?;
 
     let write = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: new memory, of which nothing else knows.
@@ -45,9 +46,9 @@ pub fn run(mut args: Args) -> Result<()> {
         fs::write(&map, format!("{:x} {:x} {name}\n", code.as_ptr() as usize, CODE.len()))?;
     }
     session(|| {
-        let start = Instant::now();
+        let end = cpu_time()? + seconds;
         let mut calls = 0;
-        while start.elapsed() < seconds {
+        while cpu_time()? < end {
             count_down(STEPS);
             calls += 1;
         }

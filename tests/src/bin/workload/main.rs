@@ -54,6 +54,9 @@ const USAGE: &str = "usage: workload open --dir DIR WAY...
        workload forks --count N
        workload runq --cpu C --count N [--namespace pid]
        workload jit --seconds S [--name NAME]
+       workload syscalls --seconds S | --cpu-seconds S --cpu C
+       workload burn --seconds S | --cpu-seconds S --cpu C
+       workload jit --cpu-seconds S [--name NAME]
        workload comm HEX
        workload tcp-life WAY...
        workload tcp-connect WAY...
