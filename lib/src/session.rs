@@ -17,6 +17,7 @@ use std::time::Instant;
 
 use ::caps::Capability;
 use libbpf_rs::ErrorKind;
+use libbpf_rs::Iter;
 use libbpf_rs::Link;
 use libbpf_rs::MapCore;
 use libbpf_rs::MapFlags;
@@ -401,6 +402,42 @@ fn recursion_misses(program: &OwnedFd) -> u64 {
     if result == 0 { info.recursion_misses } else { 0 }
 }
 
+/// The section of programs that run over kernel objects.
+const ITERATOR: &str = "iter/";
+
+/// A program that runs over kernel objects once, when it is asked to.
+pub struct Iterator {
+    file: Iter,
+    _link: Link,
+}
+
+impl Iterator {
+    /// Of the loaded program of this name, while that is still allowed: in the `attach` of
+    /// [`Session::start_with`].
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new(object: &Object, name: &str) -> Result<Self, Error> {
+        let program = object.progs_mut().find(|program| program.name() == name);
+        let program = program.ok_or_else(|| Error::System {
+            what: name.into(),
+            error: io::Error::new(io::ErrorKind::NotFound, "no such program"),
+        })?;
+        let link = program.attach().map_err(bpf_error(format!("attaching {name}")))?;
+        let file = Iter::new(&link).map_err(bpf_error(format!("opening the iterator {name}")))?;
+        Ok(Self { file, _link: link })
+    }
+
+    /// Run it over all objects.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn run(mut self) -> Result<(), Error> {
+        let read = io::copy(&mut self.file, &mut io::sink());
+        read.map(drop).map_err(|error| Error::System { what: "reading a BPF iterator".into(), error })
+    }
+}
+
 /// A tool at work.
 pub struct Session {
     out: Out,
@@ -449,6 +486,9 @@ impl Session {
             programs.push((name.clone(), fd.map_err(|error| Error::System { what: name.clone(), error })?));
             // Perf events are one a CPU (lib/src/perf.rs), and functions are many (lib/src/uprobe.rs).
             if program.section() != "perf_event" && !uprobe::is_section(program.section()) {
+            // Perf events are one a CPU: see lib/src/perf.rs. An iterator runs when it is read.
+            let section = program.section().to_string_lossy();
+            if section != "perf_event" && !section.starts_with(ITERATOR) {
                 links.push(program.attach().map_err(bpf_error(format!("attaching {name}")))?);
             }
         }
@@ -534,6 +574,18 @@ impl Session {
         follow: &mut impl Follow,
         ring: &dyn MapCore,
         on_record: impl FnMut(&[u8], &mut Out) -> anyhow::Result<()>,
+        self.stream_and_then(ring, on_record, || ())
+    }
+
+    /// [`Session::stream`], with something to be done just before the programs are detached.
+    ///
+    /// # Errors
+    /// Those of [`Session::stream`].
+    pub fn stream_and_then(
+        &mut self,
+        ring: &dyn MapCore,
+        on_record: impl FnMut(&[u8], &mut Out) -> anyhow::Result<()>,
+        at_end: impl FnOnce(),
     ) -> anyhow::Result<()> {
         let Self { out, links, watch, losses, .. } = self;
         watch.ring(ring)?;
@@ -572,6 +624,8 @@ impl Session {
             losses.report()?;
         }
         detach(links);
+        at_end();
+        links.clear();
         while !watch.dry_run && consume()? {}
         Ok(())
     }

@@ -49,6 +49,8 @@ const REREAD: Duration = Duration::from_millis(50);
 const PERF_MAP_MAX: u64 = 64 << 20;
 /// Of the descriptors that the kernel allows us, these are for other ends.
 const SPARE_DESCRIPTORS: u64 = 64;
+/// What memfd_create() makes is named so.
+const MEMORY: &[u8] = b"/memfd:";
 const DELETED_SUFFIX: &[u8] = b" (deleted)";
 
 /// Where an address lies.
@@ -244,10 +246,15 @@ impl Spaces {
     }
 
     fn mapping(&mut self, pid: u32, line: &MapsLine<'_>) -> Mapping {
-        let no_file = [&b"/memfd:"[..], b"//anon", b"/anon_hugepage", b"/dev/zero", b"/SYSV"];
+        let no_file = [&b"//anon"[..], b"/anon_hugepage", b"/dev/zero", b"/SYSV"];
         let backing = match line.path {
-            // Memory that a process shares with itself to make code.
             path if no_file.iter().any(|prefix| path.starts_with(prefix)) => Backing::None,
+            // A program, or memory that a process shares with itself to make code.
+            path if path.starts_with(MEMORY) => {
+                let file = self.file_of(pid, line);
+                let readable = self.file(file).is_some_and(|file| file.readable.is_ok());
+                if readable { Backing::File(file) } else { Backing::None }
+            }
             path if path.starts_with(b"/") => Backing::File(self.file_of(pid, line)),
             // 32-bit programs have another one.
             b"[vdso]" if line.start >> 32 != 0 => Backing::File(self.vdso()),
@@ -331,6 +338,9 @@ fn open(pid: u32, line: &MapsLine<'_>) -> Result<OwnedFd, Why> {
         Ok(metadata) if metadata.is_file() => {
             let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
             if let Ok(file) = fs::OpenOptions::new().read(true).custom_flags(flags).open(&link) {
+                if line.path.starts_with(MEMORY) && !is_elf(&file) {
+                    return Err("no program");
+                }
                 return Ok(file.into());
             }
         }
@@ -343,6 +353,11 @@ fn open(pid: u32, line: &MapsLine<'_>) -> Result<OwnedFd, Why> {
     let file = open_in_root(pid, OsStr::from_bytes(line.path).as_ref())?;
     let same = file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.ino() == line.inode);
     if same { Ok(file.into()) } else { Err(REPLACED) }
+}
+
+fn is_elf(file: &fs::File) -> bool {
+    let mut magic = [0; 4];
+    std::os::unix::fs::FileExt::read_exact_at(file, &mut magic, 0).is_ok() && magic == *b"\x7fELF"
 }
 
 /// Open a path as the process sees it; links in it lead nowhere else.

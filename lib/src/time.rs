@@ -36,6 +36,11 @@ fn read(clock: ClockId) -> i64 {
     clock_gettime(clock).map_or(0, |time| time.tv_sec() * 1_000_000_000 + time.tv_nsec())
 }
 
+/// CLOCK_MONOTONIC, the clock of `bpf_ktime_get_ns()`, in nanoseconds.
+pub fn monotonic_ns() -> u64 {
+    read(ClockId::CLOCK_MONOTONIC).cast_unsigned()
+}
+
 /// Turns CLOCK_BOOTTIME, the clock of `bpf_ktime_get_boot_ns()`, into wall-clock time.
 #[derive(Clone, Debug)]
 pub struct Clock {

@@ -182,6 +182,7 @@ fn fitting_value(name: &str, pinned: &bpf::PinnedMap) -> String {
         "DURATION" | "SECONDS" | "INTERVAL" | "TIME" => "1".into(),
         "MIN" | "MIN-BLOCK-TIME" | "ROWS" | "TOP" | "CPU" | "MAX_ARGS" => "1".into(),
         "MAX-BLOCK-TIME" | "PERF-MAX-STACK-DEPTH" | "FREQUENCY" | "SAMPLE_PERIOD" => "100".into(),
+        "STATE" => "2".into(),
         "STACK-STORAGE-SIZE" => "1024".into(),
         "PORT" | "PORTS" | "LPORT" | "RPORT" | "DPORT" | "LOCALPORT" | "REMOTEPORT" => "80".into(),
         "ERRNO" => "ENOENT".into(),

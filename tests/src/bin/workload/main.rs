@@ -31,6 +31,7 @@ mod protocol;
 mod runq;
 mod tcp_connect;
 mod tcp_life;
+mod sleeps;
 mod uring;
 
 use std::process::ExitCode;
@@ -57,6 +58,7 @@ const USAGE: &str = "usage: workload open --dir DIR WAY...
        workload syscalls --seconds S | --cpu-seconds S --cpu C
        workload burn --seconds S | --cpu-seconds S --cpu C
        workload jit --cpu-seconds S [--name NAME]
+       workload sleeps --threads N --us US[,US...]
        workload comm HEX
        workload tcp-life WAY...
        workload tcp-connect WAY...
@@ -99,6 +101,7 @@ fn run(subcommand: &str, args: Args) -> Result<()> {
         "tcp-connect" => tcp_connect::run(args),
         "tcp-loop" => net::run_loop(args),
         "jit" => jit::run(args),
+        "sleeps" => sleeps::run(args),
         _ => bail!("unknown subcommand {subcommand:?}\n{USAGE}"),
     }
 }
