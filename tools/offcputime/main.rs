@@ -58,7 +58,8 @@ struct Offcputime {
     /// Leave out times above this, in microseconds
     #[arg(short = 'M', long, value_name = "US")]
     max_block_time: Option<u64>,
-    /// Only of threads that leave in this state: 0 could run on, 1 sleeps, 2 sleeps uninterruptibly
+    /// Only of threads that leave in one of these states, a bit mask: 1 sleeps, 2 sleeps uninterruptibly; 0
+    /// could run on
     #[arg(long, value_name = "STATE", value_parser = clap::value_parser!(i64).range(0..=0xffff))]
     state: Option<i64>,
     /// Trace for so long, in seconds; without it, until Ctrl-C

@@ -8,7 +8,7 @@
 
 const volatile __u64 min_ns;
 const volatile __u64 max_ns = ~0ULL;
-/* A value of the task's state; -1: any. */
+/* Bits of the task's state, one of which is to be set; 0: it could run on; -1: any. */
 const volatile __s64 wanted_state = -1;
 const volatile bool user_threads_only;
 const volatile bool kernel_threads_only;
@@ -30,7 +30,7 @@ static __always_inline bool passes(bool btf, bool preempt, struct task_struct *p
 	if (wanted_state >= 0) {
 		bool runnable = switch_is_runnable(btf, preempt, prev);
 
-		if ((runnable ? TASK_RUNNING : task_state(btf, prev)) != wanted_state)
+		if (wanted_state ? runnable || !(task_state(btf, prev) & wanted_state) : !runnable)
 			return false;
 	}
 	/* prev is the running task until the switch itself. */

@@ -23,6 +23,8 @@ struct Slept {
     cpu: Duration,
     /// The times by the clock for which it did not leave the CPU once.
     on_cpu: Duration,
+    /// How often it left the CPU in its sleeps, of its own will and else.
+    left: (i64, i64),
 }
 
 /// Starts each of `--threads` anew, one after another, to sleep for each time of `--us`.
@@ -46,6 +48,8 @@ pub fn run(mut args: Args) -> Result<()> {
                 "around_ns": around.as_nanos() as u64,
                 "cpu_ns": slept.cpu.as_nanos() as u64,
                 "on_cpu_ns": slept.on_cpu.as_nanos() as u64,
+                "voluntary": slept.left.0,
+                "involuntary": slept.left.1,
                 "each_ns": slept.each.iter().map(|time| time.as_nanos() as u64).collect::<Vec<_>>(),
             }))?;
         }
@@ -59,28 +63,30 @@ const COMPUTE: Duration = Duration::from_millis(1);
 fn sleep_all(times: &[Duration]) -> Result<Slept> {
     let before = cpu_time()?;
     let mut each = Vec::with_capacity(times.len());
-    let mut on_cpu = Duration::ZERO;
+    let (mut on_cpu, mut left) = (Duration::ZERO, (0, 0));
     for time in times {
+        let before = switches()?;
         let start = Instant::now();
         let error = sleep_in_a_known_place(time.as_secs(), time.subsec_nanos().into());
         ensure!(error == 0, "nanosleep: {error}");
         each.push(start.elapsed());
 
-        let switches = switches()?;
+        let after = switches()?;
+        left = (left.0 + after.0 - before.0, left.1 + after.1 - before.1);
         let (start, end) = (Instant::now(), cpu_time()? + COMPUTE);
         while cpu_time()? < end {}
         let computed = start.elapsed();
-        if self::switches()? == switches {
+        if switches()? == after {
             on_cpu += computed;
         }
     }
-    Ok(Slept { tid: gettid().as_raw(), each, cpu: cpu_time()? - before, on_cpu })
+    Ok(Slept { tid: gettid().as_raw(), each, cpu: cpu_time()? - before, on_cpu, left })
 }
 
-/// How often this thread has left the CPU.
-fn switches() -> Result<i64> {
+/// How often this thread has left the CPU, of its own will and else.
+fn switches() -> Result<(i64, i64)> {
     let usage = getrusage(UsageWho::RUSAGE_THREAD)?;
-    Ok(usage.voluntary_context_switches() + usage.involuntary_context_switches())
+    Ok((usage.voluntary_context_switches(), usage.involuntary_context_switches()))
 }
 
 /// The system call itself, so that no library stands between it and this function.
