@@ -137,10 +137,10 @@ impl Spaces {
         self.spaces.insert(id, space);
     }
 
-    /// Where an address of an address space lies; `pid` is whose that is.
-    pub fn place(&mut self, id: u64, pid: u32, address: u64) -> Place {
+    /// Where an address of an address space lies; the rest is for [`Spaces::note`], if that was not done.
+    pub fn place(&mut self, id: u64, pid: u32, stack_start: u64, address: u64) -> Place {
         if !self.spaces.contains_key(&id) {
-            self.note(id, pid, 0);
+            self.note(id, pid, stack_start);
         }
         let found = self.find(id, address);
         let Some(space) = self.spaces.get(&id) else { return Place::Nowhere(UNMAPPED) };
@@ -478,11 +478,11 @@ mod tests {
         let mut spaces = Spaces::new();
         spaces.note(1, std::process::id(), start_of_stack(std::process::id()).unwrap());
         let address = own_code_has_a_place as fn() as usize as u64;
-        let Place::File(file, _) = spaces.place(1, std::process::id(), address) else { panic!() };
+        let Place::File(file, _) = spaces.place(1, std::process::id(), 0, address) else { panic!() };
         let path = spaces.file(file).unwrap().readable.clone().unwrap();
         assert_eq!(fs::metadata(path).unwrap().ino(), fs::metadata("/proc/self/exe").unwrap().ino());
-        assert_eq!(spaces.place(1, std::process::id(), 1), Place::Nowhere(UNMAPPED));
+        assert_eq!(spaces.place(1, std::process::id(), 0, 1), Place::Nowhere(UNMAPPED));
         spaces.note(2, std::process::id(), 1);
-        assert_eq!(spaces.place(2, std::process::id(), address), Place::Nowhere(EXECUTED));
+        assert_eq!(spaces.place(2, std::process::id(), 0, address), Place::Nowhere(EXECUTED));
     }
 }

@@ -471,7 +471,7 @@ struct Worker {
 struct Known {
     addresses: Box<[u64]>,
     /// Of a user stack.
-    places: Option<(u64, u32, Box<[Place]>)>,
+    places: Option<Box<[Place]>>,
 }
 
 impl Worker {
@@ -491,14 +491,13 @@ impl Worker {
     fn keep(&mut self, head: &Head, frames: &[u8]) {
         let (words, _) = frames.as_chunks();
         let addresses: Box<[u64]> = words.iter().map(|word| u64::from_ne_bytes(*word)).collect();
-        let places = head.user.then(|| (head.space, head.pid, self.places(head.space, head.pid, &addresses)));
+        let places = head.user.then(|| {
+            let place = |(i, address): (usize, &u64)| {
+                self.symbols.spaces().place(head.space, head.pid, head.stack_start, called(i, *address))
+            };
+            addresses.iter().enumerate().map(place).collect()
+        });
         self.stacks.insert(head.id, Known { addresses, places });
-    }
-
-    fn places(&mut self, space: u64, pid: u32, addresses: &[u64]) -> Box<[Place]> {
-        let place =
-            |(i, address): (usize, &u64)| self.symbols.spaces().place(space, pid, called(i, *address));
-        addresses.iter().enumerate().map(place).collect()
     }
 
     /// The names of these stacks' frames.
@@ -508,7 +507,7 @@ impl Worker {
         let mut user = BTreeSet::new();
         for known in ids.iter().filter_map(|id| self.stacks.get(id)) {
             match &known.places {
-                Some((_, _, places)) => user.extend(places.iter().copied()),
+                Some(places) => user.extend(places.iter().copied()),
                 None => kernel.extend(known.addresses.iter().enumerate().map(|(i, a)| called(i, *a))),
             }
         }
@@ -529,7 +528,7 @@ impl Worker {
             (_, None) => Some([Frame::missing("the stack was lost")].into()),
             (_, Some(known)) => {
                 let symbol = |i: usize| match &known.places {
-                    Some((_, _, places)) => user.get(&places[i]),
+                    Some(places) => user.get(&places[i]),
                     None => kernel.get(&called(i, known.addresses[i])),
                 };
                 let mut frames = Vec::with_capacity(known.addresses.len());

@@ -89,7 +89,7 @@ impl Symbols {
         }
         self.spaces.note(pid.into(), pid, 0);
         let places: Vec<_> =
-            addresses.iter().map(|address| self.spaces.place(pid.into(), pid, *address)).collect();
+            addresses.iter().map(|address| self.spaces.place(pid.into(), pid, 0, *address)).collect();
         self.at(&places)
     }
 

@@ -12,8 +12,8 @@ use crate::{Workload, process, programs, wait_until};
 /// # Panics
 /// If the kernel does not say.
 pub fn cpus() -> Vec<u32> {
-    let text = fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
-    let number = |text: &str| text.parse::<u32>().unwrap();
+    let text = fs::read_to_string("/sys/devices/system/cpu/online").expect("the processors that are online");
+    let number = |text: &str| text.parse::<u32>().expect("a processor's number");
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         number(first)..=number(last)
@@ -26,7 +26,7 @@ pub fn cpus() -> Vec<u32> {
 /// # Panics
 /// If the kernel does not say.
 pub fn last_cpu() -> String {
-    cpus().last().unwrap().to_string()
+    cpus().last().expect("a processor").to_string()
 }
 
 /// A workload that burns CPU time on the last processor, and sleeps before and after.
@@ -78,7 +78,8 @@ fn asleep(workload: &Workload, least: u64) -> u64 {
     wait_until("the workload to sleep", || {
         let state = process::state(workload.pid());
         assert_ne!(state, Some('Z'), "the workload has failed");
-        let slept = process::status(workload.pid()).voluntary_ctxt_switches.unwrap();
+        let slept =
+            process::status(workload.pid()).voluntary_ctxt_switches.expect("a kernel that counts switches");
         (state == Some('S') && slept >= least).then_some(slept)
     })
 }
@@ -102,5 +103,5 @@ pub fn assert_share(least: u64, most: u64, all: u64, probability: f64) {
 /// If it can't be read.
 pub fn workload_has_symbols() -> bool {
     let name = b"\0burn_seventy\0";
-    fs::read(programs::workload()).unwrap().windows(name.len()).any(|window| window == name)
+    fs::read(programs::workload()).expect("the workload").windows(name.len()).any(|window| window == name)
 }

@@ -135,8 +135,11 @@ pub struct Pprof {
     /// What its values are: name and unit.
     pub types: Vec<(String, String)>,
     /// Each sample: its functions, innermost first, its values, and its labels.
-    pub samples: Vec<(Vec<String>, Vec<i64>, BTreeMap<String, String>)>,
+    pub samples: Vec<Sample>,
 }
+
+/// A sample's functions, values and labels.
+pub type Sample = (Vec<String>, Vec<i64>, BTreeMap<String, String>);
 
 /// A field of a protobuf message.
 enum Wire<'a> {
@@ -180,9 +183,9 @@ fn fields(mut bytes: &[u8]) -> Vec<(u64, Wire<'_>)> {
 fn numbers(fields: &[(u64, Wire<'_>)], wanted: u64) -> Vec<u64> {
     let mut numbers = Vec::new();
     for (_, value) in fields.iter().filter(|(field, _)| *field == wanted) {
-        match value {
-            &Wire::Number(number) => numbers.push(number),
-            &Wire::Bytes(mut packed) => {
+        match *value {
+            Wire::Number(number) => numbers.push(number),
+            Wire::Bytes(mut packed) => {
                 while !packed.is_empty() {
                     numbers.push(varint(&mut packed));
                 }
