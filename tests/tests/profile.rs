@@ -127,7 +127,7 @@ fn a_process_that_has_ended_has_symbols() {
 /// A copy of the workload, which burns for a while: what was seen of it by this run of the tool, and whether its
 /// file was deleted before it ran.
 fn profile_of_copy(copy: &Path, delete: bool, run: Run) -> Profile {
-    let workload = Workload::start_program(copy, ["burn", "--cpu-seconds", "0.4", "--cpu", &last_cpu()]);
+    let workload = Workload::start_program(copy, ["burn", "--cpu-seconds", "0.2", "--cpu", &last_cpu()]);
     if delete {
         fs::remove_file(copy).unwrap();
     }
@@ -137,7 +137,7 @@ fn profile_of_copy(copy: &Path, delete: bool, run: Run) -> Profile {
     burner.wait();
     let profile = Profile::of(&tracer.stop());
     burner.finish();
-    assert!(profile.count(|_| true) > 50, "{}", profile.summary);
+    assert!(profile.count(|_| true) > 20, "{}", profile.summary);
     profile
 }
 
@@ -222,7 +222,7 @@ fn code_made_at_run_time_is_named_by_a_perf_map() {
     const NAME: &str = "made;by hand\u{1b}[2J";
     for name in [Some(NAME), None] {
         let named = name.iter().flat_map(|name| ["--name", name]);
-        let args = ["jit", "--cpu-seconds", "0.4"].into_iter().chain(named);
+        let args = ["jit", "--cpu-seconds", "0.2"].into_iter().chain(named);
         let mut workload = match Workload::try_start(args) {
             Ok(workload) => Burner::of(workload),
             Err(refused) => return say_untested("profile, code made at run time", &refused.to_string()),
@@ -248,8 +248,8 @@ fn all_forms_agree() {
     let dir = TempDir::new().unwrap();
     let [svg, pprof] = ["flames.svg", "profile.pb.gz"].map(|name| dir.path().join(name));
     let files = ["--svg", svg.to_str().unwrap(), "--pprof", pprof.to_str().unwrap()];
-    for form in [&["--folded"][..], &["-f"], &[], &["--json"]] {
-        let mut workload = Burner::for_cpu_seconds("burn", "0.4");
+    for form in [&["--folded"][..], &[], &["--json"]] {
+        let mut workload = Burner::for_cpu_seconds("burn", "0.2");
         let pid = workload.pid();
         let run = profile(&["-F", OFTEN, "-p", &pid]).args(files);
         let tracer = if form == ["--json"] { run.json() } else { run.args(form).text() };
@@ -266,7 +266,7 @@ fn all_forms_agree() {
             assert_eq!(ended.code(), 0, "{ended:?}");
             if form.is_empty() { stacks_of_text(&ended, &pid) } else { folded(ended.stdout()) }
         };
-        assert!(stacks.values().sum::<u64>() > 50, "{stacks:#?}");
+        assert!(stacks.values().sum::<u64>() > 20, "{stacks:#?}");
 
         let profile = Pprof::read(&pprof);
         let pair = |a: &str, b: &str| (a.to_string(), b.to_string());
@@ -342,7 +342,7 @@ fn files_that_are_there_stay() {
 #[test]
 fn kernel_and_user_stacks_are_taken_as_asked_for() {
     for (options, kernel, user) in [(&["-K"][..], true, false), (&["-U"], false, true), (&[], true, true)] {
-        let mut workload = Burner::for_cpu_seconds("syscalls", "0.4");
+        let mut workload = Burner::for_cpu_seconds("syscalls", "0.2");
         let tracer = profile(&["-F", OFTEN, "-p", &workload.pid()]).args(options).json();
         workload.go();
         workload.wait();
@@ -370,7 +370,7 @@ fn kernel_and_user_stacks_are_taken_as_asked_for() {
 
 #[test]
 fn delimiters_and_marks_are_printed_as_asked_for() {
-    let mut workload = Burner::for_cpu_seconds("syscalls", "0.4");
+    let mut workload = Burner::for_cpu_seconds("syscalls", "0.2");
     let pid = workload.pid();
     let run = |options: &[&str]| profile(&["-F", OFTEN, "-p", &pid]).args(options).text();
     let tracers = [run(&["-f", "-d", "-a"]), run(&["-d"])];
@@ -409,7 +409,7 @@ fn idle_time_is_left_out_unless_asked_for() {
 #[test]
 fn what_has_no_room_is_counted() {
     // One entry for both stacks and counts: the rest is lost, or has no stack.
-    let mut workload = Burner::for_cpu_seconds("syscalls", "0.4");
+    let mut workload = Burner::for_cpu_seconds("syscalls", "0.2");
     let pid = workload.pid();
     let small = ["-F", OFTEN, "-p", &pid, "--stack-storage-size", "1"];
     let tracers = [profile(&small).json(), profile(&small).args(["--strict"]).json()];
@@ -430,7 +430,7 @@ fn what_has_no_room_is_counted() {
 
 #[test]
 fn deep_stacks_are_cut_and_that_is_said() {
-    let mut workload = Burner::for_cpu_seconds("syscalls", "0.4");
+    let mut workload = Burner::for_cpu_seconds("syscalls", "0.2");
     let pid = workload.pid();
     let tracer = profile(&["-F", OFTEN, "-p", &pid, "--perf-max-stack-depth", "2"]).json();
     workload.go();
@@ -452,14 +452,14 @@ fn deep_stacks_are_cut_and_that_is_said() {
 
 #[test]
 fn threads_are_picked_by_number() {
-    let mut workload = Burner::for_cpu_seconds("burn", "0.4");
+    let mut workload = Burner::for_cpu_seconds("burn", "0.2");
     let (pid, test) = (workload.pid(), std::process::id().to_string());
     let run = |options: &[&str]| profile(&["-F", OFTEN, "-U"]).args(options).json();
     let tracers = [run(&["-L", &pid]), run(&["--tid", &test, "--pid", &pid])];
     workload.go();
     workload.wait();
     let [own, others] = tracers.map(|tracer| Profile::of(&tracer.stop()));
-    assert!(own.count(|stack| stack.pid.to_string() == pid) > 50, "{}", own.summary);
+    assert!(own.count(|stack| stack.pid.to_string() == pid) > 20, "{}", own.summary);
     assert_eq!(own.count(|stack| stack.pid.to_string() != pid), 0, "{:?}", own.stacks);
     assert_eq!(others.count(|_| true), 0, "{:?}", others.stacks);
 }

@@ -495,7 +495,7 @@ fn a_processor_named_twice_is_sampled_once() {
 fn filters_are_applied() {
     let _settings = settings_stay();
     let nobody = Who::new(Who::NOBODY, &[]);
-    let args = ["burn", "--seconds", "1", "--cpu", &last_cpu()].map(String::from);
+    let args = ["burn", "--cpu-seconds", "0.3", "--cpu", &last_cpu()].map(String::from);
     for option in ["--uid", "--tid", "--comm"] {
         let mut wanted = Burner::of(Workload::start_by(&nobody, &args));
         let mut other = Burner::of(Workload::start(&args));
