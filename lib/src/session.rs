@@ -358,6 +358,7 @@ struct Losses {
     counters: Option<Counters>,
     programs: Vec<(String, OwnedFd)>,
     reported: u64,
+    stacks_reported: u64,
     next: Instant,
 }
 
@@ -380,6 +381,12 @@ impl Losses {
             let hint = if ring_full { ": see --buffer" } else { "" };
             say(&format!("{}: {more} events lost ({} in all){hint}", self.tool, list(&account.lost)));
             self.reported = lost;
+        }
+        let no_room = account.stacks.get(NO_ROOM).copied().unwrap_or_default();
+        if no_room > self.stacks_reported {
+            let more = no_room - self.stacks_reported;
+            say(&format!("{}: no room for the stacks of {more} events: see --stack-storage-size", self.tool));
+            self.stacks_reported = no_room;
         }
         Ok(())
     }
@@ -512,6 +519,9 @@ impl Session {
         let losses = Losses { tool, counters, programs, reported: 0, next: began + REPORT };
         let watch = Watch::new(common, began, command)?;
         Ok(Self { out, links, watch, losses, began, strict: common.strict })
+        let losses =
+            Losses { tool, counters, programs, reported: 0, stacks_reported: 0, next: began + REPORT };
+        Ok(Self { out, links, watch: Watch::new(common, began)?, losses, began, strict: common.strict })
     }
 
     /// Export metrics from now on: those that the tool's [`Session::intervals`] gives to [`Out::export`], and the

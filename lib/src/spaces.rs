@@ -42,7 +42,7 @@ const NO_PERF_MAP: Why = "made at run time, and the process has no perf map in /
 const NOT_IN_PERF_MAP: Why = "made at run time, and not in the process's perf map";
 
 /// So many address spaces are kept readable; more are read again when they are needed.
-const SPACES_MAX: usize = 1024;
+const SPACES_MAX: usize = 256;
 /// What is not mapped may be by now, but to look costs much.
 const REREAD: Duration = Duration::from_millis(50);
 /// A file that somebody else wrote is read so far and no further.

@@ -110,7 +110,7 @@ impl Symbols {
                         Ok((name, start)) => {
                             Symbol { name: Ok(name), offset: address - start, ..Symbol::unknown("") }
                         }
-                        Err(why) => Symbol { offset: address, ..Symbol::unknown(why) },
+                        Err(why) => Symbol::unknown(why),
                     };
                 }
                 Place::Nowhere(why) => symbols[i] = Symbol::unknown(why),
