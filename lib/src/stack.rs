@@ -213,10 +213,6 @@ pub struct Frame {
 }
 
 impl Frame {
-    fn missing(why: &str) -> Self {
-        Self { address: 0, symbol: Arc::new(Symbol::unknown(why)), inlined: None }
-    }
-
     /// The function's name, or why there is none.
     pub fn name(&self) -> Result<&str, &str> {
         match (self.inlined, &self.symbol.name) {
@@ -401,7 +397,23 @@ pub struct Stacks {
 
 enum Message {
     Record(Head, Vec<u8>),
-    Resolve(BTreeSet<u64>, mpsc::Sender<HashMap<u64, Arc<[Frame]>>>),
+    Resolve(BTreeSet<u64>, mpsc::Sender<HashMap<u64, Named>>),
+}
+
+/// A stack's frames with names, and how many there were before inlined ones came in.
+#[derive(Clone, Default)]
+struct Named {
+    frames: Arc<[Frame]>,
+    depth: usize,
+}
+
+/// Where the programs take kernel stacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// At a sample: they begin where the processor was.
+    AtSample,
+    /// In a hook of the kernel's code: they begin with the tracing itself, which is left out.
+    InHook,
 }
 
 impl Stacks {
@@ -409,11 +421,11 @@ impl Stacks {
     ///
     /// # Errors
     /// The kernel's, or [`Error::Usage`] of the options.
-    pub fn start(options: &StackOutput) -> Result<Self, Error> {
+    pub fn start(options: &StackOutput, taken: Taken) -> Result<Self, Error> {
         let (thread, messages) = mpsc::channel();
         let builder = thread::Builder::new().name("symbols".into());
         let run = move || {
-            let mut worker = Worker { symbols: Symbols::new(), stacks: HashMap::new() };
+            let mut worker = Worker { taken, symbols: Symbols::new(), stacks: HashMap::new() };
             messages.into_iter().for_each(|message| worker.take(message));
         };
         builder.spawn(run).map_err(|error| Error::System { what: "starting a thread".into(), error })?;
@@ -437,17 +449,14 @@ impl Stacks {
         let ids = counted.iter().flat_map(|counted| [counted.kernel, counted.user]).collect();
         let (answer, answers) = mpsc::channel();
         self.thread.send(Message::Resolve(ids, answer)).map_err(|_| ended())?;
-        let frames = answers.recv().map_err(|_| ended())?;
-        let of = |id: u64| frames.get(&id).cloned().unwrap_or_default();
-        let deep = |frames: &[Frame]| {
-            frames.iter().filter(|frame| frame.inlined.is_none()).count() as u64 >= u64::from(self.depth)
-        };
+        let named = answers.recv().map_err(|_| ended())?;
+        let of = |id: u64| named.get(&id).cloned().unwrap_or_default();
         let mut stacks: Vec<Stack> = counted
             .into_iter()
             .map(|counted| {
                 let (kernel, user) = (of(counted.kernel), of(counted.user));
-                let truncated = deep(&kernel) || deep(&user);
-                Stack { counted, kernel, user, timed, truncated }
+                let truncated = kernel.depth.max(user.depth) >= self.depth as usize;
+                Stack { counted, kernel: kernel.frames, user: user.frames, timed, truncated }
             })
             .collect();
         stacks.sort_by_key(|stack| {
@@ -464,6 +473,7 @@ fn ended() -> Error {
 
 /// What the thread knows.
 struct Worker {
+    taken: Taken,
     symbols: Symbols,
     stacks: HashMap<u64, Known>,
 }
@@ -501,7 +511,7 @@ impl Worker {
     }
 
     /// The names of these stacks' frames.
-    fn resolve(&mut self, ids: &BTreeSet<u64>) -> HashMap<u64, Arc<[Frame]>> {
+    fn resolve(&mut self, ids: &BTreeSet<u64>) -> HashMap<u64, Named> {
         self.symbols.spaces().forget_perf_maps();
         let mut kernel = BTreeSet::new();
         let mut user = BTreeSet::new();
@@ -524,8 +534,8 @@ impl Worker {
 
         let named = |id: &u64| match (*id, self.stacks.get(id)) {
             (NONE, _) => None,
-            (LOST, _) => Some([Frame::missing("no room for the stack: see --stack-storage-size")].into()),
-            (_, None) => Some([Frame::missing("the stack was lost")].into()),
+            (LOST, _) => Some(missing("no room for the stack: see --stack-storage-size")),
+            (_, None) => Some(missing("the stack was lost")),
             (_, Some(known)) => {
                 let symbol = |i: usize| match &known.places {
                     Some(places) => user.get(&places[i]),
@@ -542,11 +552,19 @@ impl Worker {
                         }),
                     );
                 }
-                Some(if known.places.is_some() { frames.into() } else { without_tracing(frames).into() })
+                let hooked = known.places.is_none() && self.taken == Taken::InHook;
+                let frames = if hooked { without_tracing(frames) } else { frames };
+                Some(Named { frames: frames.into(), depth: known.addresses.len() })
             }
         };
         ids.iter().filter_map(|id| Some((*id, named(id)?))).collect()
     }
+}
+
+/// In place of a stack.
+fn missing(why: &str) -> Named {
+    let frame = Frame { address: 0, symbol: Arc::new(Symbol::unknown(why)), inlined: None };
+    Named { frames: [frame].into(), depth: 0 }
 }
 
 /// A caller's address is that behind the call, which may belong to the next function.

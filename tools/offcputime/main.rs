@@ -116,7 +116,7 @@ impl Trace for Offcputime {
         let keep = &symbols::CAPABILITIES;
         let mut session =
             Session::start_with(Self::NAME, &self.common, skeleton.object(), &taken, keep, attach)?;
-        let stacks = Stacks::start(&self.stacks)?;
+        let stacks = Stacks::start(&self.stacks, stack::Taken::InHook)?;
         session.banner("Tracing time off the CPU; Ctrl-C ends it.");
 
         let bss = skeleton.maps.bss_data.as_deref_mut();

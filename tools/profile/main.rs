@@ -101,7 +101,7 @@ impl Trace for Profile {
         let keep = &symbols::CAPABILITIES;
         let mut session =
             Session::start_with(Self::NAME, &self.common, skeleton.object(), &taken, keep, attach)?;
-        let stacks = Stacks::start(&self.stacks)?;
+        let stacks = Stacks::start(&self.stacks, stack::Taken::AtSample)?;
         session.banner(&format!("Sampling at {} Hz; Ctrl-C ends it.", self.frequency));
 
         session.stream(&skeleton.maps.events, |record, _| Ok(stacks.record::<types::stack_head>(record)?))?;
