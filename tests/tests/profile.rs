@@ -107,6 +107,22 @@ fn functions_have_their_share() {
     }
     assert!(profile.count(|_| true) > 50, "{}", profile.summary);
     assert_seventy_thirty(&profile, &workload.finish()[0]);
+    if workload_has_symbols() {
+        // Both call a function that the compiler put into them.
+        for name in ["burn_seventy", "burn_thirty"] {
+            let inlined = |stack: &Stack| match &stack.user[..] {
+                [step, outer, ..] => {
+                    step.inlined
+                        && step.symbol.as_ref().is_some_and(|symbol| symbol.ends_with("step"))
+                        && !outer.inlined
+                        && outer.symbol.as_deref() == Some(name)
+                        && step.address == outer.address
+                }
+                _ => false,
+            };
+            assert!(profile.count(inlined) > 0, "{:?}", profile.stacks);
+        }
+    }
 }
 
 #[test]

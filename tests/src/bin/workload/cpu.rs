@@ -113,6 +113,12 @@ pub fn burn(args: Args) -> Result<()> {
     })
 }
 
+/// A function of which nothing is left but what the debug information says.
+#[inline(always)]
+fn step(state: u64, factor: u64) -> u64 {
+    (state ^ (state >> 29)).wrapping_mul(factor)
+}
+
 /// A chain in which each step waits for the last one, so that it takes the same time wherever the linker puts
 /// it. It calls nothing, also in a debug build.
 macro_rules! chain {
@@ -120,7 +126,7 @@ macro_rules! chain {
         let mut state = $steps | 1;
         let mut left = $steps;
         while left > 0 {
-            state = (state ^ (state >> 29)).wrapping_mul($factor);
+            state = step(state, $factor);
             left -= 1;
         }
         state
