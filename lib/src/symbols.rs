@@ -60,7 +60,8 @@ struct Module {
 impl Symbols {
     /// With nothing read yet.
     pub fn new() -> Self {
-        let symbolizer = Symbolizer::builder().enable_code_info(false).enable_inlined_fns(true).build();
+        // Without the former, blazesym does not look for the latter.
+        let symbolizer = Symbolizer::builder().enable_code_info(true).enable_inlined_fns(true).build();
         Self { symbolizer, modules: None, spaces: Spaces::new() }
     }
 

@@ -111,12 +111,12 @@ fn functions_have_their_share() {
         // Both call a function that the compiler put into them.
         for name in ["burn_seventy", "burn_thirty"] {
             let inlined = |stack: &Stack| match &stack.user[..] {
-                [step, outer, ..] => {
-                    step.inlined
-                        && step.symbol.as_ref().is_some_and(|symbol| symbol.ends_with("step"))
+                [inner, outer, ..] => {
+                    inner.inlined
+                        && inner.symbol.as_ref().is_some_and(|symbol| symbol.ends_with("chain"))
                         && !outer.inlined
                         && outer.symbol.as_deref() == Some(name)
-                        && step.address == outer.address
+                        && inner.address == outer.address
                 }
                 _ => false,
             };

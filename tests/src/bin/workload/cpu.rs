@@ -113,24 +113,17 @@ pub fn burn(args: Args) -> Result<()> {
     })
 }
 
-/// A function of which nothing is left but what the debug information says.
-#[inline(always)]
-fn step(state: u64, factor: u64) -> u64 {
-    (state ^ (state >> 29)).wrapping_mul(factor)
-}
-
 /// A chain in which each step waits for the last one, so that it takes the same time wherever the linker puts
-/// it. It calls nothing, also in a debug build.
-macro_rules! chain {
-    ($steps:expr, $factor:expr) => {{
-        let mut state = $steps | 1;
-        let mut left = $steps;
-        while left > 0 {
-            state = step(state, $factor);
-            left -= 1;
-        }
-        state
-    }};
+/// it. It calls nothing, also in a debug build; only the debug information knows it as a function.
+#[inline(always)]
+fn chain(steps: u64, factor: u64) -> u64 {
+    let mut state = steps | 1;
+    let mut left = steps;
+    while left > 0 {
+        state = (state ^ (state >> 29)).wrapping_mul(factor);
+        left -= 1;
+    }
+    state
 }
 
 // The factors differ, or LLVM would make one function of the two.
@@ -138,13 +131,13 @@ macro_rules! chain {
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn burn_seventy(steps: u64) -> u64 {
-    chain!(steps, 0x9e37_79b9_7f4a_7c15_u64)
+    chain(steps, 0x9e37_79b9_7f4a_7c15_u64)
 }
 
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn burn_thirty(steps: u64) -> u64 {
-    chain!(steps, 0xbf58_476d_1ce4_e5b9_u64)
+    chain(steps, 0xbf58_476d_1ce4_e5b9_u64)
 }
 
 /// How long it burns: `--seconds` by the clock, or `--cpu-seconds` of its own.
