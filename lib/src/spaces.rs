@@ -29,7 +29,7 @@ use nix::sys::memfd::MFdFlags;
 /// Why an address has no name.
 pub(crate) type Why = &'static str;
 
-pub(crate) const ENDED: Why = "the process had ended before its maps could be read";
+const ENDED: Why = "the process had ended before its maps could be read";
 const EXECUTED: Why = "the process had executed another program before its maps could be read";
 const DENIED: Why = "not allowed to read the process's maps: that takes CAP_SYS_PTRACE";
 const UNMAPPED: Why = "not mapped: a caller without frame pointers?";

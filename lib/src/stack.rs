@@ -298,15 +298,24 @@ impl Stack {
         if self.timed { self.counted.total_ns / 1000 } else { self.counted.count }
     }
 
+    /// The frames as a reader is shown them: of those in a row of which nothing is known, one.
+    fn shown(frames: &[Frame]) -> impl DoubleEndedIterator<Item = &Frame> {
+        let unknown = |frame: &Frame| frame.name().is_err() && frame.symbol.module.is_none();
+        let repeats = move |i: usize, frame: &Frame| {
+            i > 0 && unknown(frame) && unknown(&frames[i - 1]) && frame.name() == frames[i - 1].name()
+        };
+        frames.iter().enumerate().filter(move |(i, frame)| !repeats(*i, frame)).map(|(_, frame)| frame)
+    }
+
     /// Outermost first, as flame graphs have it.
     fn folded(&self, options: &StackOutput) -> String {
         let mut parts = vec![escape(&self.counted.comm)];
         let mark = |frame: &Frame, kernel| if options.annotations { frame.mark(kernel) } else { "" };
-        parts.extend(self.user.iter().rev().map(|f| f.shown() + mark(f, false)));
+        parts.extend(Self::shown(&self.user).rev().map(|f| f.shown() + mark(f, false)));
         if options.delimited && !self.user.is_empty() && !self.kernel.is_empty() {
             parts.push("-".into());
         }
-        parts.extend(self.kernel.iter().rev().map(|f| f.shown() + mark(f, true)));
+        parts.extend(Self::shown(&self.kernel).rev().map(|f| f.shown() + mark(f, true)));
         parts.iter().map(|part| part.replace(';', ":")).collect::<Vec<_>>().join(";")
     }
 
@@ -317,7 +326,7 @@ impl Stack {
             if options.delimited && !kernel && !self.user.is_empty() && !self.kernel.is_empty() {
                 text.push_str("    --\n");
             }
-            for frame in frames.iter() {
+            for frame in Self::shown(frames) {
                 let mark = if options.annotations { frame.mark(kernel) } else { "" };
                 text.push_str(&format!("    {}{mark}\n", frame.shown()));
             }
@@ -330,7 +339,8 @@ impl Stack {
 
     /// What a profile in pprof's format is made of.
     pub(crate) fn frames(&self) -> impl Iterator<Item = (&Frame, String)> {
-        self.kernel.iter().chain(self.user.iter()).map(|frame| (frame, frame.shown()))
+        let frames = Self::shown(&self.kernel).chain(Self::shown(&self.user));
+        frames.map(|frame| (frame, frame.shown()))
     }
 
     pub(crate) fn counted(&self) -> &Counted {

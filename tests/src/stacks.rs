@@ -87,11 +87,20 @@ impl Stack {
         self.user.iter().any(|frame| frame.symbol.as_deref() == Some(function))
     }
 
-    /// As it is folded, of plain names.
+    /// As it is folded, of plain names: frames in a row of which nothing is known are one.
     pub fn folded(&self) -> String {
-        let frames = self.user.iter().rev().chain(self.kernel.iter().rev());
-        let parts = [String::from_utf8_lossy(&self.comm).into_owned()].into_iter();
-        parts.chain(frames.map(Frame::shown)).map(|part| part.replace(';', ":")).collect::<Vec<_>>().join(";")
+        let mut parts = vec![String::from_utf8_lossy(&self.comm).into_owned()];
+        for frames in [&self.user, &self.kernel] {
+            let mut above = None;
+            for frame in frames.iter().rev() {
+                let unknown = (frame.symbol.is_none() && frame.module.is_none()).then_some(&frame.reason);
+                if unknown.is_none() || unknown != above {
+                    parts.push(frame.shown());
+                }
+                above = unknown;
+            }
+        }
+        parts.iter().map(|part| part.replace(';', ":")).collect::<Vec<_>>().join(";")
     }
 }
 
