@@ -236,6 +236,9 @@ pub trait Follow {
     /// # Errors
     /// Those that end the tracing.
     fn follow(&mut self) -> Result<Vec<Link>, Error>;
+
+    /// What is to be done just before the programs are detached.
+    fn end(&mut self) {}
 }
 
 /// Nothing comes up.
@@ -246,6 +249,25 @@ impl Follow for () {
 
     fn follow(&mut self) -> Result<Vec<Link>, Error> {
         Ok(Vec::new())
+    }
+}
+
+/// Nothing comes up, but something is to be done at the end.
+struct AtEnd<F>(Option<F>);
+
+impl<F: FnOnce()> Follow for AtEnd<F> {
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+
+    fn follow(&mut self) -> Result<Vec<Link>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn end(&mut self) {
+        if let Some(end) = self.0.take() {
+            end();
+        }
     }
 }
 
@@ -492,10 +514,10 @@ impl Session {
             let fd = program.as_fd().try_clone_to_owned();
             programs.push((name.clone(), fd.map_err(|error| Error::System { what: name.clone(), error })?));
             // Perf events are one a CPU (lib/src/perf.rs), and functions are many (lib/src/uprobe.rs).
-            if program.section() != "perf_event" && !uprobe::is_section(program.section()) {
-            // Perf events are one a CPU: see lib/src/perf.rs. An iterator runs when it is read.
-            let section = program.section().to_string_lossy();
-            if section != "perf_event" && !section.starts_with(ITERATOR) {
+            // An iterator runs when it is read.
+            let section = program.section();
+            let is_iterator = section.to_string_lossy().starts_with(ITERATOR);
+            if section != "perf_event" && !uprobe::is_section(section) && !is_iterator {
                 links.push(program.attach().map_err(bpf_error(format!("attaching {name}")))?);
             }
         }
@@ -516,12 +538,10 @@ impl Session {
             out.flush()?;
         }
         let began = Instant::now();
-        let losses = Losses { tool, counters, programs, reported: 0, next: began + REPORT };
-        let watch = Watch::new(common, began, command)?;
-        Ok(Self { out, links, watch, losses, began, strict: common.strict })
         let losses =
             Losses { tool, counters, programs, reported: 0, stacks_reported: 0, next: began + REPORT };
-        Ok(Self { out, links, watch: Watch::new(common, began)?, losses, began, strict: common.strict })
+        let watch = Watch::new(common, began, command)?;
+        Ok(Self { out, links, watch, losses, began, strict: common.strict })
     }
 
     /// Export metrics from now on: those that the tool's [`Session::intervals`] gives to [`Out::export`], and the
@@ -575,18 +595,6 @@ impl Session {
         self.stream_following(&mut (), ring, on_record)
     }
 
-    /// [`Session::stream`], that attaches to what comes up meanwhile.
-    ///
-    /// # Errors
-    /// Those of [`Session::stream`] and of `follow`.
-    pub fn stream_following(
-        &mut self,
-        follow: &mut impl Follow,
-        ring: &dyn MapCore,
-        on_record: impl FnMut(&[u8], &mut Out) -> anyhow::Result<()>,
-        self.stream_and_then(ring, on_record, || ())
-    }
-
     /// [`Session::stream`], with something to be done just before the programs are detached.
     ///
     /// # Errors
@@ -596,6 +604,19 @@ impl Session {
         ring: &dyn MapCore,
         on_record: impl FnMut(&[u8], &mut Out) -> anyhow::Result<()>,
         at_end: impl FnOnce(),
+    ) -> anyhow::Result<()> {
+        self.stream_following(&mut AtEnd(Some(at_end)), ring, on_record)
+    }
+
+    /// [`Session::stream`], that attaches to what comes up meanwhile.
+    ///
+    /// # Errors
+    /// Those of [`Session::stream`] and of `follow`.
+    pub fn stream_following(
+        &mut self,
+        follow: &mut impl Follow,
+        ring: &dyn MapCore,
+        on_record: impl FnMut(&[u8], &mut Out) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let Self { out, links, watch, losses, .. } = self;
         watch.ring(ring)?;
@@ -633,9 +654,8 @@ impl Session {
             state.borrow_mut().1.clock_mut().adjust();
             losses.report()?;
         }
+        follow.end();
         detach(links);
-        at_end();
-        links.clear();
         while !watch.dry_run && consume()? {}
         Ok(())
     }

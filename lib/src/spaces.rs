@@ -30,6 +30,7 @@ use nix::sys::memfd::MFdFlags;
 pub(crate) type Why = &'static str;
 
 const ENDED: Why = "the process had ended before its maps could be read";
+const OUTSIDE: Why = "the process is outside of this pid namespace";
 const EXECUTED: Why = "the process had executed another program before its maps could be read";
 const DENIED: Why = "not allowed to read the process's maps: that takes CAP_SYS_PTRACE";
 const UNMAPPED: Why = "not mapped: a caller without frame pointers?";
@@ -227,6 +228,9 @@ impl Spaces {
     }
 
     fn read(&mut self, pid: u32, stack_start: u64) -> Result<Vec<Mapping>, Why> {
+        if pid == 0 {
+            return Err(OUTSIDE);
+        }
         let text = fs::read(format!("/proc/{pid}/maps")).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => DENIED,
             _ => ENDED,

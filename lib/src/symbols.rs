@@ -85,9 +85,6 @@ impl Symbols {
 
     /// Symbols of addresses in a process.
     pub fn process(&mut self, pid: u32, addresses: &[u64]) -> Vec<Symbol> {
-        if pid == 0 {
-            return vec![Symbol::unknown("the process is outside of this pid namespace"); addresses.len()];
-        }
         self.spaces.note(pid.into(), pid, 0);
         let places: Vec<_> =
             addresses.iter().map(|address| self.spaces.place(pid.into(), pid, 0, *address)).collect();

@@ -465,7 +465,6 @@ fn kept(tool: &str, pid: u32) -> BTreeSet<String> {
     /// What a tool may need later: to read its maps before 5.19, tracefs, other processes' maps, kallsyms.
     const LATER: [Capability; 6] = [
         Capability::CAP_BPF,
-        Capability::CAP_CHECKPOINT_RESTORE,
         Capability::CAP_PERFMON,
         Capability::CAP_DAC_READ_SEARCH,
         Capability::CAP_SYS_PTRACE,

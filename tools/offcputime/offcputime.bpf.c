@@ -40,14 +40,16 @@ static __always_inline bool passes(bool btf, bool preempt, struct task_struct *p
 static __always_inline void leave(bool btf, __u64 *ctx, struct task_struct *prev, __u64 now)
 {
 	struct offcputime_start *start;
+	__u64 pids;
 
 	if (ended_ns)
 		return;
 	start = starts_make(btf, prev);
 	if (!start)
 		return;
-	start->tgid = FIELD(btf, prev, tgid);
-	start->tid = FIELD(btf, prev, pid);
+	pids = task_pids(btf, prev);
+	start->tgid = pids >> 32;
+	start->tid = pids;
 	bpf_core_read(start->comm, sizeof(start->comm), &prev->comm);
 	start->kernel = stack_kernel(ctx, now);
 	start->user = stack_user(ctx, start->tgid, now);

@@ -18,15 +18,14 @@ static __always_inline bool is_kernel(__u64 ip)
 SEC("perf_event")
 int sample(struct bpf_perf_event_data *ctx)
 {
-	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	bool kernel = is_kernel(PT_REGS_IP(&ctx->regs));
 	__u64 now = bpf_ktime_get_boot_ns();
-	struct stack_key key = {.tgid = pid_tgid >> 32};
+	struct stack_key key = {};
 
 	if (!filter_current())
 		return 0;
 	/* Thread 0 is the idle task of each CPU. */
-	if (!(__u32)pid_tgid) {
+	if (!(__u32)bpf_get_current_pid_tgid()) {
 		__sync_fetch_and_add(&totals.idle, 1);
 		if (!include_idle)
 			return 0;
@@ -35,6 +34,7 @@ int sample(struct bpf_perf_event_data *ctx)
 	} else {
 		__sync_fetch_and_add(&totals.user, 1);
 	}
+	key.tgid = current_pids() >> 32;
 	if (kernel)
 		key.kernel = stack_kernel(ctx, now);
 	key.user = stack_user(ctx, key.tgid, now);

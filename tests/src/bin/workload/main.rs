@@ -17,11 +17,11 @@ mod cpu;
 mod exec;
 mod exec_loop;
 mod exec_plan;
-mod forks;
 mod exit;
+mod forks;
 mod io;
-mod lookup;
 mod jit;
+mod lookup;
 mod memory;
 mod net;
 mod open;
@@ -29,9 +29,9 @@ mod open_loop;
 mod open_plan;
 mod protocol;
 mod runq;
+mod sleeps;
 mod tcp_connect;
 mod tcp_life;
-mod sleeps;
 mod uring;
 
 use std::process::ExitCode;
@@ -49,12 +49,9 @@ const USAGE: &str = "usage: workload open --dir DIR WAY...
        workload io --path FILE_OR_DEVICE --count N --bs BYTES --mode read|write|discard|flush [--each true] [--comm HEX]
        workload lookup FUNCTION:HOST...
        workload lookup-loop --until FILE
-       workload syscalls --seconds S --cpu C
-       workload burn --seconds S --cpu C
        workload calls
        workload forks --count N
        workload runq --cpu C --count N [--namespace pid]
-       workload jit --seconds S [--name NAME]
        workload syscalls --seconds S | --cpu-seconds S --cpu C
        workload burn --seconds S | --cpu-seconds S --cpu C
        workload jit --cpu-seconds S [--name NAME]
