@@ -120,7 +120,7 @@ impl StackOutput {
 }
 
 /// Only stacks that are new go through the ring buffer.
-const RING: u32 = 1 << 20;
+const RING: u32 = 1 << 19;
 
 /// Put [`StackOutput`] into the constants of a skeleton's `.rodata` (bpf/stack.bpf.h).
 #[macro_export]
