@@ -2,11 +2,13 @@
 //! Choose, for each hook of a tool, the best way that this kernel allows.
 //!
 //! A hook with several ways is several programs, named `<hook>__<way>` or `<hook>__<way>_<variant>`. A
-//! program without `__` in its name has no alternative.
+//! program without `__` in its name has no alternative. Programs at a function's beginning and at its end,
+//! `<hook>__fentry` and `<hook>__fexit`, or `<hook>__kprobe` and `<hook>__kretprobe`, are one way together.
 
 use std::collections::BTreeMap;
 
 use libbpf_rs::OpenObject;
+use libbpf_rs::OpenProgramMut;
 
 use crate::Error;
 use crate::command;
@@ -38,7 +40,7 @@ const FOLLOW: &str = "follow_";
 const FOLLOWED_MAX: u32 = 16_384;
 
 /// Which hooks a tool needs, and how it prefers them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Hooks {
     unwanted: Vec<&'static str>,
     optional: Vec<(&'static str, &'static str)>,
@@ -46,15 +48,25 @@ pub struct Hooks {
     pointers: Vec<(&'static str, usize)>,
     helpers: Vec<(&'static str, &'static str)>,
     preferred: Vec<(&'static str, &'static str)>,
+    functions: BTreeMap<&'static str, Vec<&'static str>>,
 }
 
 /// The outcome: the way taken per hook, and what the tool can't see without the rest.
 #[derive(Clone, Debug, Default)]
 pub struct Taken {
-    /// Hook to section, `open` to `tp_btf/sys_exit`.
+    /// Hook to section, `open` to `tp_btf/sys_exit`; `read` to `fentry+fexit/vfs_read`.
     pub hooks: BTreeMap<String, String>,
     /// Sentences for the user.
     pub notes: Vec<String>,
+    /// Where to attach programs whose section names no function: program to section.
+    pub(crate) sections: BTreeMap<String, String>,
+}
+
+/// One way of a hook: programs that are of use together.
+#[derive(Debug, Default)]
+struct Way {
+    rank: usize,
+    programs: Vec<(String, String)>,
 }
 
 impl Hooks {
@@ -94,9 +106,16 @@ impl Hooks {
         self
     }
 
-    /// Try this way of a hook first, as it costs those less whom the hook is not about.
+    /// Try this way of a hook before all others but those that were named before it: it brings more, or costs less.
     pub fn prefer(mut self, hook: &'static str, way: &'static str) -> Self {
         self.preferred.push((hook, way));
+        self
+    }
+
+    /// Which functions a hook is about, where its programs' sections name none: the first of these that the kernel
+    /// has.
+    pub fn at(mut self, hook: &'static str, functions: &[&'static str]) -> Self {
+        self.functions.insert(hook, functions.to_vec());
         self
     }
 
@@ -124,57 +143,97 @@ impl Hooks {
         kernel.can_attach(section)
     }
 
+    /// Whether the kernel allows all programs of a way: with the section of each.
+    fn try_way(
+        &self,
+        hook: &str,
+        way: &Way,
+        kernel: &Kernel,
+        refusals: &mut Vec<(String, String)>,
+    ) -> Option<Vec<(String, String)>> {
+        let nameless =
+            way.programs.iter().any(|(_, section)| !section.contains('/') && is_of_function(section));
+        let functions = self.functions.get(hook).filter(|_| nameless);
+        let functions = functions.map_or(vec![""], Clone::clone);
+        functions.into_iter().find_map(|function| {
+            let full = |(program, section): &(String, String)| match function {
+                "" => (program.clone(), section.clone()),
+                _ => (program.clone(), format!("{section}/{function}")),
+            };
+            let programs: Vec<_> = way.programs.iter().map(full).collect();
+            match programs.iter().find_map(|(_, section)| self.check(hook, section, kernel).err()) {
+                None => Some(programs),
+                Some(why) => {
+                    refusals.push((text_of(&programs), why));
+                    None
+                }
+            }
+        })
+    }
+
+    /// The ways of each hook, best first.
+    fn ways(&self, object: &mut OpenObject, kernel: &Kernel) -> BTreeMap<String, Vec<Way>> {
+        let preempts = kernel.preempts_programs();
+        let mut hooks: BTreeMap<String, BTreeMap<String, Way>> = BTreeMap::new();
+        for program in object.progs() {
+            let name = program.name().to_string_lossy().into_owned();
+            let section = program.section().to_string_lossy().into_owned();
+            let (hook, way) = name.split_once("__").unwrap_or((&name, ""));
+            let is = |w: &str| way == w || way.strip_prefix(w).is_some_and(|v| v.starts_with('_'));
+            let kind = WAYS.iter().position(|w| is(w));
+            let is_it = |(h, w): &(&str, &str)| {
+                *h == hook && kind.is_some_and(|kind| family(w) == family(WAYS[kind]))
+            };
+            let rank = self.preferred.iter().position(is_it);
+            let rank = rank.unwrap_or_else(|| match kind {
+                // Dearer than those before it, but they would miss events.
+                Some(at) if WAYS[at] == "tp" && preempts => self.preferred.len(),
+                Some(at) => self.preferred.len() + at + 1,
+                None => self.preferred.len() + WAYS.len() + 1,
+            });
+            let key = match kind.map(|kind| WAYS[kind]) {
+                Some(kind) => way.replacen(kind, family(kind), 1),
+                None => way.into(),
+            };
+            let group = hooks.entry(hook.into()).or_default().entry(key);
+            let group = group.or_insert(Way { rank, programs: Vec::new() });
+            group.rank = group.rank.min(rank);
+            group.programs.push((name, section));
+        }
+        let sorted = |ways: BTreeMap<String, Way>| {
+            let mut ways: Vec<Way> = ways.into_values().collect();
+            ways.iter_mut().for_each(|way| way.programs.sort());
+            ways.sort_by(|a, b| (a.rank, &a.programs).cmp(&(b.rank, &b.programs)));
+            ways
+        };
+        hooks.into_iter().map(|(hook, ways)| (hook, sorted(ways))).collect()
+    }
+
     /// Choose, and turn the programs that lost off.
     ///
     /// # Errors
     /// [`Error::NoHook`] names the hook, the ways tried, and why each was refused.
     pub fn choose(self, object: &mut OpenObject, kernel: &Kernel) -> Result<Taken, Error> {
-        let preempts = kernel.preempts_programs();
-        let mut groups: BTreeMap<String, Vec<(usize, String, String)>> = BTreeMap::new();
-        for program in object.progs() {
-            let name = program.name().to_string_lossy().into_owned();
-            let section = program.section().to_string_lossy().into_owned();
-            let (hook, way) = name.split_once("__").unwrap_or((&name, ""));
-            let rank = WAYS
-                .iter()
-                .position(|w| way == *w || way.strip_prefix(w).is_some_and(|v| v.starts_with('_')));
-            let rank = match rank {
-                // Dearer than those before it, but they would miss events.
-                Some(at) if WAYS[at] == "tp" && preempts => 0,
-                Some(at) => at + 1,
-                None => WAYS.len() + 1,
-            };
-            groups.entry(hook.into()).or_default().push((rank, name, section));
-        }
         let forced = std::env::var(FORCE_WAY).ok();
-
         let mut taken = Taken::default();
         let mut chosen = Vec::new();
         let mut missing = Vec::new();
-        for (hook, mut ways) in groups {
+        for (hook, mut ways) in self.ways(object, kernel) {
             let follows = hook.starts_with(FOLLOW);
             if self.unwanted.contains(&hook.as_str()) || follows && !command::is_given() {
                 continue;
             }
-            let preferred = |way: &str| self.preferred.iter().any(|(h, w)| *h == hook && *w == way);
-            ways.sort_by_key(|(rank, name, section)| (!preferred(way_of(section)), *rank, name.clone()));
-            if let Some(forced) = &forced
-                && ways.iter().any(|(_, _, section)| way_of(section) == forced)
-            {
-                ways.retain(|(_, _, section)| way_of(section) == forced);
+            let is_forced = |way: &Way| {
+                way.programs.iter().any(|(_, s)| forced.as_deref().map(family) == Some(family(way_of(s))))
+            };
+            if ways.iter().any(is_forced) {
+                ways.retain(is_forced);
             }
             let mut refusals = Vec::new();
-            let found = ways.into_iter().find(|(_, _, section)| match self.check(&hook, section, kernel) {
-                Ok(()) => true,
-                Err(why) => {
-                    refusals.push((section.clone(), why));
-                    false
-                }
-            });
-            match found {
-                Some((_, program, section)) => {
-                    taken.hooks.insert(hook.clone(), section);
-                    chosen.push((hook, program));
+            match ways.iter().find_map(|way| self.try_way(&hook, way, kernel, &mut refusals)) {
+                Some(programs) => {
+                    taken.hooks.insert(hook.clone(), text_of(&programs));
+                    chosen.push((hook, programs));
                 }
                 None => missing.push((hook, refusals)),
             }
@@ -191,15 +250,56 @@ impl Hooks {
                 taken.notes.push((*note).into());
             }
         }
+        let programs: BTreeMap<_, _> = chosen.into_iter().flat_map(|(_, programs)| programs).collect();
         for mut program in object.progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
-            program.set_autoload(chosen.iter().any(|(_, chosen)| *chosen == name));
+            program.set_autoload(programs.contains_key(&name));
+            if let Some(section) = programs.get(&name).filter(|full| program.section() != full.as_str()) {
+                set_target(&mut program, section)?;
+                taken.sections.insert(name, section.clone());
+            }
         }
         if command::is_given() {
             session::set_max_entries(object, "followed", FOLLOWED_MAX)?;
         }
         Ok(taken)
     }
+}
+
+/// Tell libbpf now what a section does not name. Of a kprobe it asks for it when attaching.
+fn set_target(program: &mut OpenProgramMut<'_>, section: &str) -> Result<(), Error> {
+    let Some(("fentry" | "fexit", function)) = section.split_once('/') else { return Ok(()) };
+    program.set_attach_target(0, Some(function.into())).map_err(|error| Error::Bpf {
+        what: format!("finding the function {function}"),
+        error,
+        detail: String::new(),
+    })
+}
+
+/// The sections of a way: `fentry+fexit/vfs_read`.
+fn text_of(programs: &[(String, String)]) -> String {
+    let (mut kinds, mut targets): (Vec<_>, Vec<_>) =
+        programs.iter().map(|(_, section)| section.split_once('/').unwrap_or((section, ""))).unzip();
+    kinds.dedup();
+    targets.dedup();
+    match targets[..] {
+        [""] => kinds.join("+"),
+        [target] => format!("{}/{target}", kinds.join("+")),
+        _ => programs.iter().map(|(_, section)| section.as_str()).collect::<Vec<_>>().join("+"),
+    }
+}
+
+/// The kind of a pair's first program.
+fn family(way: &str) -> &str {
+    match way {
+        "fexit" => "fentry",
+        "kretprobe" => "kprobe",
+        other => other,
+    }
+}
+
+fn is_of_function(section: &str) -> bool {
+    matches!(section, "fentry" | "fexit" | "kprobe" | "kretprobe")
 }
 
 fn way_of(section: &str) -> &str {

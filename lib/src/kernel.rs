@@ -5,23 +5,37 @@
 use std::cell::OnceCell;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::fs;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::FromRawFd as _;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
 
+use libbpf_rs::AsRawLibbpf as _;
 use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::BtfKind;
 use libbpf_rs::btf::BtfType;
 use libbpf_rs::btf::types;
 use libbpf_sys::bpf_insn;
+use nix::errno::Errno;
 
 use crate::Error;
+use crate::perf;
 
 /// The running kernel. It holds the kernel's type information: drop it before a long wait.
 pub struct Kernel {
     btf: Btf<'static>,
-    loads: RefCell<HashMap<Probe, Result<(), String>>>,
+    loads: RefCell<HashMap<(Probe, String), Result<(), String>>>,
     tracefs: OnceCell<Option<PathBuf>>,
+    symbols: OnceCell<Result<Vec<u8>, String>>,
+}
+
+/// Type information of a function: in the kernel's, or in that of a module, which then is open.
+struct Function {
+    id: u32,
+    module: Option<OwnedFd>,
 }
 
 /// The smallest program of a kind, to see whether the kernel takes it.
@@ -32,6 +46,8 @@ enum Probe {
     Fentry,
     Fexit,
     UprobeMulti,
+    Kprobe,
+    Kretprobe,
 }
 
 impl Kernel {
@@ -41,7 +57,7 @@ impl Kernel {
     /// [`Error::NoBtf`] where the kernel was built without it.
     pub fn new() -> Result<Self, Error> {
         let btf = Btf::from_vmlinux().map_err(|e| Error::NoBtf(e.to_string()))?;
-        Ok(Self { btf, loads: RefCell::default(), tracefs: OnceCell::new() })
+        Ok(Self { btf, loads: RefCell::default(), tracefs: OnceCell::new(), symbols: OnceCell::new() })
     }
 
     /// How many arguments the tracepoint's probes take, if the kernel has it.
@@ -122,29 +138,112 @@ impl Kernel {
                     return Err(format!("this kernel has no tracepoint {target}"));
                 }
                 let probe = if kind == "tp_btf" { Probe::TpBtf } else { Probe::RawTp };
-                self.loads(probe, &format!("btf_trace_{target}"))
+                self.once(probe, "", || {
+                    let id = self.type_id::<types::Typedef<'_>>(&format!("btf_trace_{target}"));
+                    load_smallest(
+                        probe,
+                        &Function { id: if kind == "tp_btf" { id } else { 0 }, module: None },
+                    )
+                })
             }
             "tp" | "tracepoint" => self.has_tracefs_event(target),
             "fentry" | "fexit" => {
-                let function: Option<types::Func<'_>> = self.btf.type_by_name(target);
-                if function.is_none() {
-                    return Err(format!(
-                        "this kernel has no function {target}, or only copies of it inlined"
-                    ));
-                }
-                self.loads(if kind == "fentry" { Probe::Fentry } else { Probe::Fexit }, target)
+                let probe = if kind == "fentry" { Probe::Fentry } else { Probe::Fexit };
+                self.once(probe, target, || load_smallest(probe, &self.function(target)?))
             }
             "kprobe" | "kretprobe" => {
-                if !Path::new("/sys/bus/event_source/devices/kprobe").exists() {
-                    return Err("this kernel is built without kprobes".into());
-                }
-                has_symbol(target)
+                let probe = if kind == "kprobe" { Probe::Kprobe } else { Probe::Kretprobe };
+                self.once(probe, target, || self.can_probe(target, probe == Probe::Kretprobe))
             }
-            "uprobe.multi" | "uretprobe.multi" => self.loads(Probe::UprobeMulti, target),
+            "uprobe.multi" | "uretprobe.multi" => self
+                .once(Probe::UprobeMulti, "", || load_smallest(Probe::UprobeMulti, &Function { id: 0, module: None })),
             "uprobe" | "uretprobe" if !Path::new("/sys/bus/event_source/devices/uprobe").exists() => {
                 Err("this kernel is built without uprobes".into())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Whether the kernel, or one of its modules, has a function of this name.
+    pub fn has_function(&self, name: &str) -> bool {
+        matches!(self.symbol(name), Ok(Some(_)))
+    }
+
+    /// The answer to a question that is dear to ask.
+    fn once(
+        &self,
+        probe: Probe,
+        target: &str,
+        ask: impl FnOnce() -> Result<(), String>,
+    ) -> Result<(), String> {
+        let key = (probe, target.to_string());
+        if let Some(known) = self.loads.borrow().get(&key) {
+            return known.clone();
+        }
+        let answer = ask();
+        self.loads.borrow_mut().insert(key, answer.clone());
+        answer
+    }
+
+    /// The rest of a symbol's line in /proc/kallsyms, the module's name in brackets or nothing.
+    fn symbol(&self, name: &str) -> Result<Option<String>, String> {
+        let read = || fs::read("/proc/kallsyms").map_err(|e| format!("/proc/kallsyms: {e}"));
+        let symbols = self.symbols.get_or_init(read).as_ref().map_err(Clone::clone)?;
+        let mut lines = symbols.split(|byte| *byte == b'\n');
+        Ok(lines.find_map(|line| {
+            // Address, kind, name; a tab stands before a module.
+            let mut words = line.split(|byte| *byte == b' ' || *byte == b'\t');
+            (words.nth(2) == Some(name.as_bytes()))
+                .then(|| words.next().map_or_else(String::new, |m| String::from_utf8_lossy(m).into_owned()))
+        }))
+    }
+
+    /// The type information of a function, or why there is none.
+    fn function(&self, name: &str) -> Result<Function, String> {
+        let id = self.type_id::<types::Func<'_>>(name);
+        if id != 0 {
+            return Ok(Function { id, module: None });
+        }
+        let missing = || format!("this kernel has no function {name}, or only copies of it inlined");
+        let module = self.symbol(name)?.ok_or_else(missing)?;
+        let module = module.trim_matches(['[', ']']);
+        if module.is_empty() {
+            return Err(missing());
+        }
+        let untyped = || format!("this kernel has no type information of the module {module}");
+        let id = self.module_function(module, name).ok_or_else(untyped)?;
+        Ok(Function { id, module: Some(module_btf(module).ok_or_else(untyped)?) })
+    }
+
+    /// The id of a function's type in that of a module.
+    fn module_function(&self, module: &str, function: &str) -> Option<u32> {
+        let (module, function) = (CString::new(module).ok()?, CString::new(function).ok()?);
+        let base = self.btf.as_libbpf_object().as_ptr();
+        // SAFETY: the names end with a NUL, and `base` outlives what is made of it and freed here.
+        let id = unsafe {
+            let btf = libbpf_sys::btf__load_module_btf(module.as_ptr(), base);
+            if btf.is_null() {
+                return None;
+            }
+            let id = libbpf_sys::btf__find_by_name_kind(btf, function.as_ptr(), libbpf_sys::BTF_KIND_FUNC);
+            libbpf_sys::btf__free(btf);
+            id
+        };
+        u32::try_from(id).ok()
+    }
+
+    /// Whether a function can be probed, by doing so for a moment.
+    fn can_probe(&self, name: &str, at_return: bool) -> Result<(), String> {
+        match perf::probe(name, at_return) {
+            Ok(()) => Ok(()),
+            Err(None) => Err("this kernel is built without kprobes".into()),
+            Err(Some(_)) if self.symbol(name)?.is_none() => {
+                Err(format!("this kernel has no function {name}"))
+            }
+            Err(Some(Errno::EACCES)) => {
+                Err("kprobes take CAP_SYS_ADMIN here (kernel.perf_event_paranoid is above 2)".into())
+            }
+            Err(Some(errno)) => Err(format!("this kernel refuses to probe {name} ({errno:?})")),
         }
     }
 
@@ -162,24 +261,6 @@ impl Kernel {
         }
     }
 
-    /// Whether the kernel takes a program of this kind; the answer is kept, but for functions that may
-    /// be untraceable each by itself.
-    fn loads(&self, probe: Probe, target: &str) -> Result<(), String> {
-        if let Some(known) = self.loads.borrow().get(&probe) {
-            return known.clone();
-        }
-        let id = match probe {
-            Probe::TpBtf => self.type_id::<types::Typedef<'_>>(target),
-            Probe::RawTp | Probe::UprobeMulti => 0,
-            Probe::Fentry | Probe::Fexit => self.type_id::<types::Func<'_>>(target),
-        };
-        let result = load_smallest(probe, id);
-        if matches!(probe, Probe::TpBtf | Probe::RawTp | Probe::UprobeMulti) {
-            self.loads.borrow_mut().insert(probe, result.clone());
-        }
-        result
-    }
-
     fn type_id<'a, T>(&'a self, name: &str) -> u32
     where
         T: TryFrom<BtfType<'a>> + std::ops::Deref<Target = BtfType<'a>>,
@@ -195,21 +276,56 @@ pub(crate) fn enumerators(btf: &Btf<'_>, name: &str) -> Option<Vec<(String, i64)
     found.iter().map(pair).collect()
 }
 
-/// `r0 = 0; exit`, loaded and closed again.
-fn load_smallest(probe: Probe, target_id: u32) -> Result<(), String> {
+/// The kernel's own type information of a module.
+fn module_btf(module: &str) -> Option<OwnedFd> {
+    let mut id = 0;
+    loop {
+        // SAFETY: the kernel writes the next id, and makes a descriptor that nobody else owns.
+        let fd = unsafe {
+            if libbpf_sys::bpf_btf_get_next_id(id, &raw mut id) != 0 {
+                return None;
+            }
+            libbpf_sys::bpf_btf_get_fd_by_id(id)
+        };
+        if fd < 0 {
+            // It was unloaded since.
+            continue;
+        }
+        // SAFETY: as above.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let mut name = [0u8; 64];
+        let mut info = libbpf_sys::bpf_btf_info {
+            name: name.as_mut_ptr() as u64,
+            name_len: name.len() as u32,
+            ..Default::default()
+        };
+        let mut size = size_of_val(&info) as u32;
+        // SAFETY: the kernel writes at most `size` bytes to `info` and `name_len` to `name`.
+        let result = unsafe {
+            libbpf_sys::bpf_obj_get_info_by_fd(fd.as_raw_fd(), (&raw mut info).cast(), &raw mut size)
+        };
+        if result == 0 && info.kernel_btf != 0 && crate::escape::c_bytes(&name) == module.as_bytes() {
+            return Some(fd);
+        }
+    }
+}
+
+/// `r0 = 0; exit`, loaded, at a function also attached, and closed again.
+fn load_smallest(probe: Probe, target: &Function) -> Result<(), String> {
     let insns =
         [bpf_insn { code: 0xb7, ..Default::default() }, bpf_insn { code: 0x95, ..Default::default() }];
     let (kind, attach) = match probe {
         Probe::TpBtf => (libbpf_sys::BPF_PROG_TYPE_TRACING, libbpf_sys::BPF_TRACE_RAW_TP),
-        Probe::RawTp => (libbpf_sys::BPF_PROG_TYPE_RAW_TRACEPOINT, 0),
         Probe::Fentry => (libbpf_sys::BPF_PROG_TYPE_TRACING, libbpf_sys::BPF_TRACE_FENTRY),
         Probe::Fexit => (libbpf_sys::BPF_PROG_TYPE_TRACING, libbpf_sys::BPF_TRACE_FEXIT),
         Probe::UprobeMulti => (libbpf_sys::BPF_PROG_TYPE_KPROBE, libbpf_sys::BPF_TRACE_UPROBE_MULTI),
+        Probe::RawTp | Probe::Kprobe | Probe::Kretprobe => (libbpf_sys::BPF_PROG_TYPE_RAW_TRACEPOINT, 0),
     };
     let mut opts = libbpf_sys::bpf_prog_load_opts {
         sz: size_of::<libbpf_sys::bpf_prog_load_opts>() as u64,
         expected_attach_type: attach,
-        attach_btf_id: target_id,
+        attach_btf_id: target.id,
+        attach_btf_obj_fd: target.module.as_ref().map_or(0, |fd| fd.as_raw_fd().cast_unsigned()),
         ..Default::default()
     };
     // SAFETY: the instructions, names and options outlive the call; the descriptor that it returns is
@@ -224,16 +340,30 @@ fn load_smallest(probe: Probe, target_id: u32) -> Result<(), String> {
             &raw mut opts,
         )
     };
-    if fd >= 0 {
-        // SAFETY: as above.
-        let program = unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) };
-        return if probe == Probe::UprobeMulti { links_uprobes(&program) } else { Ok(()) };
+    if fd < 0 {
+        let name = crate::names::errno(-fd);
+        return Err(match name.as_str() {
+            "EPERM" => "this kernel refuses such programs (EPERM)".into(),
+            other => format!("the kernel refused a test program ({other})"),
+        });
     }
-    let name = crate::names::errno(-fd);
-    Err(match name.as_str() {
-        "EPERM" => "this kernel refuses such programs (EPERM)".into(),
-        other => format!("the kernel refused a test program ({other})"),
-    })
+    // SAFETY: as above.
+    let program = unsafe { OwnedFd::from_raw_fd(fd) };
+    if probe == Probe::UprobeMulti {
+        return links_uprobes(&program);
+    }
+    if !matches!(probe, Probe::Fentry | Probe::Fexit) {
+        return Ok(());
+    }
+    // Some kernels load what they can't attach: arm64 before 6.0, functions that are not to be traced.
+    // SAFETY: no name is passed; the descriptor that it returns is owned by nobody else.
+    let link = unsafe { libbpf_sys::bpf_raw_tracepoint_open(std::ptr::null(), program.as_raw_fd()) };
+    if link < 0 {
+        return Err(format!("the kernel can't attach there ({})", crate::names::errno(-link)));
+    }
+    // SAFETY: as above.
+    drop(unsafe { OwnedFd::from_raw_fd(link) });
+    Ok(())
 }
 
 /// Whether the kernel knows links to many uprobes at once: then it finds that a folder has no code.
@@ -260,14 +390,6 @@ fn links_uprobes(program: &std::os::fd::OwnedFd) -> Result<(), String> {
 fn find_tracefs() -> Option<PathBuf> {
     let known = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
     known.into_iter().map(PathBuf::from).find(|path| path.join("events").is_dir())
-}
-
-fn has_symbol(name: &str) -> Result<(), String> {
-    let symbols = fs::read("/proc/kallsyms").map_err(|e| format!("/proc/kallsyms: {e}"))?;
-    let found = symbols
-        .split(|byte| *byte == b'\n')
-        .any(|line| line.split(|byte| *byte == b' ').nth(2) == Some(name.as_bytes()));
-    if found { Ok(()) } else { Err(format!("this kernel has no function {name}")) }
 }
 
 /// The kernel's release, as `uname -r` prints it.

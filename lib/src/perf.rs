@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Sampling: a perf event on each CPU, with a BPF program at each sample.
+//! Sampling: a perf event on each CPU, with a BPF program at each sample. And whether a function can be probed.
 
+use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::FromRawFd as _;
@@ -308,6 +309,33 @@ impl Summary {
         }
         text
     }
+}
+
+/// Probe a function of the kernel for a moment; `None` is a kernel without kprobes.
+pub(crate) fn probe(function: &str, at_return: bool) -> Result<(), Option<Errno>> {
+    const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
+    let kind =
+        read_number(&format!("{KPROBES}/type")).and_then(|kind| u32::try_from(kind).ok()).ok_or(None)?;
+    let mut config = 0;
+    if at_return {
+        let format = fs::read_to_string(format!("{KPROBES}/format/retprobe")).unwrap_or_default();
+        let bit = format.trim().strip_prefix("config:").and_then(|bit| bit.parse::<u32>().ok());
+        config = 1u64.checked_shl(bit.ok_or(None)?).ok_or(None)?;
+    }
+    let name = CString::new(function).map_err(|_| Some(Errno::EINVAL))?;
+    let mut attr = libbpf_sys::perf_event_attr {
+        type_: kind,
+        size: size_of::<libbpf_sys::perf_event_attr>() as u32,
+        config,
+        ..Default::default()
+    };
+    attr.__bindgen_anon_3.kprobe_func = name.as_ptr() as u64;
+    // SAFETY: the kernel reads `attr`, which is as long as its size says, and the name, which ends with a NUL.
+    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, -1, 0, -1, FD_CLOEXEC) };
+    let fd = Errno::result(fd).map_err(Some)? as i32;
+    // SAFETY: the kernel just made it for us.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    Ok(())
 }
 
 /// The CPUs that are online.

@@ -518,7 +518,13 @@ impl Session {
             let section = program.section();
             let is_iterator = section.to_string_lossy().starts_with(ITERATOR);
             if section != "perf_event" && !uprobe::is_section(section) && !is_iterator {
-                links.push(program.attach().map_err(bpf_error(format!("attaching {name}")))?);
+                let link = match taken.sections.get(&name).and_then(|section| section.split_once('/')) {
+                    Some((kind @ ("kprobe" | "kretprobe"), function)) => {
+                        program.attach_kprobe(kind == "kretprobe", function)
+                    }
+                    _ => program.attach(),
+                };
+                links.push(link.map_err(bpf_error(format!("attaching {name}")))?);
             }
         }
         let command = if common.dry_run { None } else { command::fork()? };
