@@ -34,7 +34,7 @@ enum Kscope {
         /// Print JSON, one object a line
         #[arg(long)]
         json: bool,
-        /// Print the names alone, one a line
+        /// Print the names alone, one a line, also those that stand for a tool with some arguments
         #[arg(long, conflicts_with = "json")]
         names: bool,
     },
@@ -107,7 +107,7 @@ fn main() -> ExitCode {
 }
 
 fn find(name: &str) -> Option<&'static Tool> {
-    TOOLS.iter().copied().find(|tool| tool.name == name)
+    TOOLS.iter().copied().find(|tool| tool.is_called(name))
 }
 
 fn named(name: &str) -> anyhow::Result<&'static Tool> {
@@ -155,7 +155,10 @@ fn completions(shell: Shell, name: Option<&str>) -> anyhow::Result<ExitCode> {
 fn list(json: bool, names: bool) -> anyhow::Result<ExitCode> {
     let mut stdout = io::stdout().lock();
     if names {
-        TOOLS.iter().try_for_each(|tool| writeln!(stdout, "{}", tool.name))?;
+        for tool in TOOLS {
+            let aliases = tool.aliases.iter().map(|(alias, _)| *alias);
+            std::iter::once(tool.name).chain(aliases).try_for_each(|name| writeln!(stdout, "{name}"))?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     if json {
@@ -165,6 +168,7 @@ fn list(json: bool, names: bool) -> anyhow::Result<ExitCode> {
             let row = serde_json::json!({
                 "type": "tool", "tool": tool.name, "subsystem": tool.subsystem, "question": tool.question(),
                 "runbooks": runbooks,
+                "aliases": tool.aliases.iter().map(|(alias, _)| *alias).collect::<Vec<_>>(),
             });
             writeln!(stdout, "{row}")?;
         }
@@ -177,6 +181,10 @@ fn list(json: bool, names: bool) -> anyhow::Result<ExitCode> {
         for (i, tool) in tools.into_iter().enumerate() {
             let first = if i == 0 { subsystem } else { "" };
             rows.push(vec![first.into(), tool.name.into(), tool.question()]);
+            for (alias, meant) in tool.aliases {
+                let meaning = format!("{} {}", tool.name, meant.join(" "));
+                rows.push(vec![String::new(), (*alias).into(), meaning]);
+            }
         }
     }
     write!(stdout, "{}", plain_table(rows))?;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a tool is to the rest of the suite, and the frame around each run.
 
+use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::io;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Command;
@@ -25,6 +27,8 @@ pub trait Trace: Parser {
     const NAME: &'static str;
     /// The part of the kernel that it looks at, as `kscope list` groups it.
     const SUBSYSTEM: &'static str;
+    /// Other names by which it may be called, and the arguments that each stands for.
+    const ALIASES: &'static [(&'static str, &'static [&'static str])] = &[];
 
     /// The options of every tool.
     fn common(&self) -> &Common;
@@ -45,6 +49,8 @@ pub struct Tool {
     pub name: &'static str,
     /// The part of the kernel that it looks at.
     pub subsystem: &'static str,
+    /// Its other names, each with the arguments that it stands for.
+    pub aliases: &'static [(&'static str, &'static [&'static str])],
     command: fn() -> Command,
     rows: fn() -> Vec<RowInfo>,
     run: fn(&Tool, &clap::ArgMatches) -> anyhow::Result<()>,
@@ -53,7 +59,14 @@ pub struct Tool {
 impl Tool {
     /// The tool `T`.
     pub const fn of<T: Trace>() -> Self {
-        Self { name: T::NAME, subsystem: T::SUBSYSTEM, command: T::command, rows: T::rows, run: run::<T> }
+        Self {
+            name: T::NAME,
+            subsystem: T::SUBSYSTEM,
+            aliases: T::ALIASES,
+            command: T::command,
+            rows: T::rows,
+            run: run::<T>,
+        }
     }
 
     /// Its command line.
@@ -76,8 +89,18 @@ impl Tool {
         self.main_with(std::env::args_os())
     }
 
+    /// Whether it is called so.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.aliases.iter().any(|(alias, _)| *alias == name)
+    }
+
     /// [`Tool::main`] with these arguments, the program's name first.
     pub fn main_with(&self, args: impl IntoIterator<Item = OsString>) -> ExitCode {
+        let mut args: Vec<OsString> = args.into_iter().collect();
+        let called = args.first().and_then(|path| Path::new(path).file_name());
+        if let Some((_, meant)) = self.aliases.iter().find(|(alias, _)| called == Some(OsStr::new(alias))) {
+            args.splice(1..1, meant.iter().map(OsString::from));
+        }
         let matches = match self.command().try_get_matches_from(args) {
             Ok(matches) => matches,
             Err(error) => return clap_exit(self.name, &error),
