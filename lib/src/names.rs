@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Names for the kernel's numbers: errors, users, disks, cgroups.
+//! Names for the kernel's numbers: errors, capabilities, users, disks, cgroups.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -69,6 +69,24 @@ pub fn signal(signal: u32) -> String {
         Err(_) if (SIGRTMIN..=SIGRTMAX).contains(&signal) => format!("SIGRTMIN+{}", signal - SIGRTMIN),
         Err(_) => signal.to_string(),
     }
+}
+
+/// The name of a capability, `CAP_CHOWN`, or its number.
+pub fn capability(number: u32) -> String {
+    let known = caps::all().into_iter().find(|capability| u32::from(capability.index()) == number);
+    known.map_or_else(|| number.to_string(), |capability| capability.to_string())
+}
+
+/// The path that names stand for, which come from the innermost outwards, each ended by a NUL (bpf/path.bpf.h).
+/// `...` stands for names above, where some are missing.
+pub fn path(names: &[u8], complete: bool) -> Vec<u8> {
+    let names: Vec<&[u8]> = names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).collect();
+    let mut path = if complete { Vec::new() } else { b"...".to_vec() };
+    for name in names.iter().rev() {
+        path.push(b'/');
+        path.extend(*name);
+    }
+    if path.is_empty() { b"/".to_vec() } else { path }
 }
 
 /// The user id of a name or number.
@@ -518,6 +536,19 @@ mod tests {
         for bad in ["", "ENOTHING", "0", "-1", "4096", "2 "] {
             assert!(errno_number(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn capabilities_have_names() {
+        assert_eq!(capability(21), "CAP_SYS_ADMIN");
+        assert_eq!(capability(63), "63");
+    }
+
+    #[test]
+    fn paths_begin_at_the_root_or_where_they_are_cut() {
+        assert_eq!(path(b"c\0b\0a\0", true), b"/a/b/c");
+        assert_eq!(path(b"c\0", false), b".../c");
+        assert_eq!(path(b"", true), b"/");
     }
 
     #[test]

@@ -35,6 +35,7 @@ use crate::time::Wall;
 pub struct Out {
     writer: BufWriter<Box<dyn Write>>,
     json: bool,
+    csv: bool,
     no_header: bool,
     timestamps: Option<Timestamps>,
     clock: Clock,
@@ -87,6 +88,7 @@ impl Out {
         Ok(Self {
             writer: BufWriter::with_capacity(64 * 1024, to),
             json: common.json,
+            csv: false,
             no_header: common.no_header,
             timestamps: common.timestamps,
             clock,
@@ -115,6 +117,11 @@ impl Out {
         self.json
     }
 
+    /// Print rows as comma-separated values from now on: the fields of JSON, quoted as in RFC 4180.
+    pub fn set_csv(&mut self) {
+        self.csv = true;
+    }
+
     /// The clock that turns kernel time into wall-clock time.
     pub fn clock(&self) -> &Clock {
         &self.clock
@@ -130,6 +137,12 @@ impl Out {
             return Ok(());
         }
         self.line.clear();
+        if self.csv {
+            let keys: Vec<&str> =
+                R::FIELDS.iter().map(|field| field.key).filter(|key| !key.is_empty()).collect();
+            self.line.push_str(&keys.join(","));
+            return self.end_line();
+        }
         for (i, field) in columns.fields.iter().enumerate() {
             let width = columns.width(field, self.timestamps);
             let start = self.line.len();
@@ -163,6 +176,9 @@ impl Out {
             return self.object(&JsonRow(row));
         }
         self.line.clear();
+        if self.csv {
+            return self.csv_row(row);
+        }
         for (i, field) in columns.fields.iter().enumerate() {
             let start = self.line.len();
             self.cell((field.get)(row));
@@ -170,6 +186,26 @@ impl Out {
             if i + 1 < columns.fields.len() {
                 let width = columns.width(field, self.timestamps);
                 pad(&mut self.line, start, width);
+            }
+        }
+        self.end_line()
+    }
+
+    fn csv_row<R: Row>(&mut self, row: &R) -> Result<(), Error> {
+        for (i, field) in R::FIELDS.iter().filter(|field| !field.key.is_empty()).enumerate() {
+            if i > 0 {
+                self.line.push(',');
+            }
+            let start = self.line.len();
+            match (field.get)(row) {
+                Value::Null => (),
+                Value::Time(time) => self.line.push_str(&time.rfc3339()),
+                value => self.cell(value),
+            }
+            // A line break can't be in it: it was escaped.
+            if self.line[start..].contains(['"', ',']) {
+                let quoted = self.line.split_off(start).replace('"', "\"\"");
+                self.line.push_str(&format!("\"{quoted}\""));
             }
         }
         self.end_line()

@@ -165,20 +165,17 @@ impl Row for Open {
 }
 
 /// Where a relative path starts, put before it. The directory's names come innermost first.
-fn full_path(record: &Record, path: &[u8], names: &[u8]) -> Option<Vec<u8>> {
+fn full_path(record: &Record, path: &[u8], directory: &[u8]) -> Option<Vec<u8>> {
     if path.first() == Some(&b'/') || path.is_empty() {
         return Some(path.to_vec());
     }
-    let names: Vec<&[u8]> = names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).collect();
-    if names.is_empty() && record.dir_incomplete != 0 {
+    if directory.is_empty() && record.dir_incomplete != 0 {
         return None;
     }
-    let mut full = if record.dir_incomplete != 0 { b"...".to_vec() } else { Vec::new() };
-    for name in names.iter().rev() {
+    let mut full = names::path(directory, record.dir_incomplete == 0);
+    if full != b"/" {
         full.push(b'/');
-        full.extend(*name);
     }
-    full.push(b'/');
     full.extend(path);
     Some(full)
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #include "kscope.bpf.h"
 #include "events.bpf.h"
+#include "fd.bpf.h"
 #include "filter.bpf.h"
 #include "path.bpf.h"
 #include "syscall.bpf.h"
@@ -100,12 +101,8 @@ static __always_inline void add_directory(struct opensnoop_scratch *s, __u32 at,
 	if (dfd == AT_FDCWD) {
 		start = &BPF_CORE_READ(task, fs)->pwd;
 	} else {
-		struct fdtable *fdt = BPF_CORE_READ(task, files, fdt);
-		struct file **fds = BPF_CORE_READ(fdt, fd);
-		struct file *file = NULL;
+		struct file *file = fd_file(dfd);
 
-		if ((__u32)dfd < BPF_CORE_READ(fdt, max_fds))
-			bpf_probe_read_kernel(&file, sizeof(file), fds + dfd);
 		if (!file) {
 			s->event.dir_incomplete = 1;
 			return;
