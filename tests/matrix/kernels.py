@@ -13,8 +13,9 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 # What the tests need of the kernel's modules; a kernel may have it built in.
 REQUIRED = ["null_blk", "scsi_debug", "sd_mod", "loop", "zram", "dm-delay"]
-# Some kernels ask the user for these by modprobe, which the machines do not have: zram's compressors.
-OPTIONAL = ["lzo", "lzo-rle"]
+# Some kernels ask the user for zram's compressors by modprobe, which the machines do not have. Without ext4, a test
+# says that it could not be run.
+OPTIONAL = ["lzo", "lzo-rle", "ext4", "xfs"]
 PARAMETERS = {
     "null_blk": "nr_devices=2 gb=1 irqmode=2 completion_nsec=1000000",
     "scsi_debug": "dev_size_mb=64 ndelay=5000000 lbpu=1",
@@ -164,6 +165,9 @@ def fetch(apt, name, folder):
     """The newest kernel of this name, from the cache or the mirror."""
     version, packages = apt.newest(name)
     home = folder / f"{packages[0]}_{version}"
+    # Kept for other tests, it may lack a module.
+    if home.exists() and (not (home / "asked").exists() or (home / "asked").read_text() != asked()):
+        shutil.rmtree(home)
     if not home.exists():
         folder.mkdir(parents=True, exist_ok=True)
         work = folder / f".new-{name}"
@@ -176,6 +180,11 @@ def fetch(apt, name, folder):
     return Kernel(name, release, f"{packages[0]} {version}", home / "vmlinuz", home / "modules")
 
 
+def asked():
+    """The modules that are asked for."""
+    return " ".join(OPTIONAL + REQUIRED)
+
+
 def keep(root, home, package):
     """Of an unpacked package, keep the kernel and the modules that the tests need."""
     image = next(root.glob("**/vmlinuz*"), None)
@@ -185,6 +194,7 @@ def keep(root, home, package):
     (home / "modules").mkdir(parents=True)
     shutil.copy(image, home / "vmlinuz")
     (home / "release").write_text(tree.name)
+    (home / "asked").write_text(asked())
     order = []
     # From 7.3 on, packages do not have this list.
     known = tree / "modules.builtin"

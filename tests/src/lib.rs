@@ -16,6 +16,7 @@ pub mod bytes;
 pub mod cgroup;
 pub mod left_out;
 pub mod metrics;
+pub mod mounted;
 pub mod process;
 pub mod programs;
 pub mod scale;

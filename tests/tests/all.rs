@@ -36,7 +36,9 @@ fn each_tool() -> impl Iterator<Item = &'static str> {
 
 /// A tool that traces until it is told to stop: some end by themselves after a while.
 fn endless(tool: &str) -> Run {
-    Run::new(tool).args(["--duration=1h"])
+    // One that prints what takes long prints all.
+    let least = has_option(tool, "--min").then_some("--min=0");
+    Run::new(tool).args(["--duration=1h"]).args(least)
 }
 
 /// A workload of so many writes to a disk of its own, each with a flush.
@@ -57,6 +59,8 @@ fn a_few_events() {
     Workload::start(["tcp-loop", "--count", "3"]).finish();
     let (io, _device) = disk_io("3", &[]);
     io.finish();
+    Workload::start(["files", "--dir", path, "open", "pread", "pwrite", "fsync"]).finish();
+    Workload::start(["capability", "chroot", "sethostname"]).finish();
 }
 
 /// Many opens, executions, which open too, and I/Os, without end; dropping it ends them.
@@ -193,6 +197,8 @@ fn fitting_value(name: &str, pinned: &bpf::PinnedMap) -> String {
             process::c_library(workload.pid()).to_str().unwrap().into()
         }
         "PATH" => pinned.path().to_str().unwrap().into(),
+        "Filesystem" => "tmpfs".into(),
+        "off" => "off".into(),
         path if path.starts_with("/sys/fs/cgroup") => cgroup::root().to_str().unwrap().into(),
         _ => panic!("flags.tsv has a value named {name}: say in the test what fits"),
     }
@@ -247,6 +253,7 @@ fn hostile_events() {
     Workload::start(["open", "--dir", path, "odd-bytes", "openat-relative"]).finish();
     Workload::start(["exec", "--dir", path, "odd-bytes", "script", "fail-enoent"]).finish();
     Workload::start(["lookup", "numeric:\u{1b}[2J\n\u{202e}host"]).finish();
+    Workload::start(["files", "--dir", path, "create", "pread", "deleted"]).finish();
     for comm in HOSTILE_COMMS {
         Workload::start(["comm", &hex(comm)]).finish();
         Workload::start(["tcp-loop", "--count", "1", "--comm", &hex(comm)]).finish();
@@ -288,6 +295,8 @@ fn overrun(tool: &str, args: &[&str]) -> Ended {
     Workload::start(["tcp-loop", "--count", "100"]).finish();
     let (io, _device) = disk_io("200", &[]);
     io.finish();
+    Workload::start(["files", "--dir", path, "--count", "200", "pread", "pwrite"]).finish();
+    Workload::start(["capability", "--count", "200", "chroot"]).finish();
     tracer.resume();
     tracer.signal(Signal::SIGINT);
     tracer.ended()

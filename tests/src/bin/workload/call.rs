@@ -6,7 +6,7 @@ use libc::c_long;
 #[derive(Clone, Copy)]
 pub struct Call {
     nr: c_long,
-    pub args: [usize; 5],
+    pub args: [usize; 6],
     /// Through the entry of 32-bit programs.
     pub compat: bool,
 }
@@ -14,7 +14,7 @@ pub struct Call {
 impl Call {
     /// A call by its native number; missing arguments are zero.
     pub fn native<const N: usize>(nr: c_long, args: [usize; N]) -> Self {
-        let mut all = [0; 5];
+        let mut all = [0; 6];
         all[..N].copy_from_slice(&args);
         Self { nr, args: all, compat: false }
     }
@@ -34,11 +34,12 @@ impl Call {
         let args = self.args;
         #[cfg(target_arch = "x86_64")]
         if self.compat {
+            let [a, b, c, d, e, _] = args.map(|arg| arg as u32);
             // SAFETY: the caller vouches for the arguments; pointers fit, descriptors keep their low half.
-            return unsafe { crate::compat::int80(self.nr as u32, args.map(|arg| arg as u32)) };
+            return unsafe { crate::compat::int80(self.nr as u32, [a, b, c, d, e]) };
         }
         // SAFETY: the caller vouches for the arguments.
-        let result = unsafe { libc::syscall(self.nr, args[0], args[1], args[2], args[3], args[4]) };
+        let result = unsafe { libc::syscall(self.nr, args[0], args[1], args[2], args[3], args[4], args[5]) };
         if result < 0 {
             // SAFETY: errno's address is always valid.
             return -unsafe { *libc::__errno_location() };

@@ -10,6 +10,7 @@
 mod args;
 mod call;
 mod calls;
+mod capability;
 mod comm;
 #[cfg(target_arch = "x86_64")]
 mod compat;
@@ -19,6 +20,7 @@ mod exec_loop;
 mod exec_plan;
 mod exit;
 mod forks;
+mod files;
 mod io;
 mod jit;
 mod lookup;
@@ -52,10 +54,12 @@ const USAGE: &str = "usage: workload open --dir DIR WAY...
        workload calls
        workload forks --count N
        workload runq --cpu C --count N [--namespace pid]
+       workload files --dir DIR [--count N] ACTION...
        workload syscalls --seconds S | --cpu-seconds S --cpu C
        workload burn --seconds S | --cpu-seconds S --cpu C
        workload jit --cpu-seconds S [--name NAME]
        workload sleeps --threads N --us US[,US...]
+       workload capability [--count N] [--user-ns 1] CALL...
        workload comm HEX
        workload tcp-life WAY...
        workload tcp-connect WAY...
@@ -85,6 +89,7 @@ fn run(subcommand: &str, args: Args) -> Result<()> {
         "exec-loop" => exec_loop::run(args),
         "exit" => exit::run(args),
         "exit-child" => exit::child(args),
+        "files" => files::run(args),
         "io" => io::run(args),
         "lookup" => lookup::run(args),
         "lookup-loop" => lookup::run_loop(args),
@@ -93,6 +98,7 @@ fn run(subcommand: &str, args: Args) -> Result<()> {
         "calls" => calls::run(args),
         "forks" => forks::run(args),
         "runq" => runq::run(args),
+        "capability" => capability::run(args),
         "comm" => comm::run(args),
         "tcp-life" => tcp_life::run(args),
         "tcp-connect" => tcp_connect::run(args),
