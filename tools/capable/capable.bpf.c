@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include "kscope.bpf.h"
+#include "events.bpf.h"
+#include "filter.bpf.h"
+#include "capable.h"
+
+#define CHECKS_MAX 4096
+#define SEEN_MAX 16384
+
+const volatile __u32 unique; /* enum capable_unique */
+const volatile bool want_cgroup;
+
+/* A check that has begun, where its end does not tell what was asked. */
+struct check {
+	__u64 cred;
+	__u64 user_ns;
+	__u32 cap;
+	__u32 opts;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, CHECKS_MAX);
+	__type(key, __u32);
+	__type(value, struct check);
+} checks SEC(".maps");
+
+/* What is printed once: a process is told from a later one of its number by its start. */
+struct seen_key {
+	__u64 id;
+	__u32 tgid;
+	__u16 cap;
+	__u8 refused;
+	__u8 pad;
+};
+
+/* The least recently used goes: then it is printed again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, SEEN_MAX);
+	__type(key, struct seen_key);
+	__type(value, __u8);
+} seen SEC(".maps");
+
+struct capable_event *capable_event_type __attribute__((unused));
+enum capable_unique *capable_unique_type __attribute__((unused));
+
+static __always_inline bool is_new(const struct capable_event *event)
+{
+	struct seen_key key = {.cap = event->cap, .refused = event->ret != 0};
+	struct task_struct *task;
+	__u8 one = 1;
+
+	if (unique == CAPABLE_UNIQUE_CGROUP) {
+		key.id = bpf_get_current_cgroup_id();
+	} else {
+		task = (struct task_struct *)bpf_get_current_task();
+		key.id = BPF_CORE_READ(task, group_leader, start_time);
+		key.tgid = event->tgid;
+	}
+	if (bpf_map_lookup_elem(&seen, &key))
+		return false;
+	return !bpf_map_update_elem(&seen, &key, &one, BPF_NOEXIST);
+}
+
+static __always_inline void on_check(bool btf, const struct cred *cred,
+				     const struct user_namespace *user_ns, int cap,
+				     const __u32 *opts, int ret)
+{
+	struct capable_event event = {};
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+
+	event.tgid = pid_tgid >> 32;
+	event.tid = pid_tgid;
+	event.cap = cap;
+	event.ret = ret;
+	if (unique && !is_new(&event))
+		return;
+	event.time_ns = bpf_ktime_get_boot_ns();
+	if (want_cgroup)
+		event.cgroup = bpf_get_current_cgroup_id();
+	event.uid = bpf_get_current_uid_gid();
+	event.cred_uid = FIELD(btf, cred, uid.val);
+	event.user_ns = FIELD(btf, user_ns, ns.inum);
+	event.cred_user_ns = btf ? cred->user_ns->ns.inum : BPF_CORE_READ(cred, user_ns, ns.inum);
+	if (opts) {
+		event.opts = *opts;
+		event.opts_known = 1;
+	}
+	bpf_get_current_comm(event.comm, sizeof(event.comm));
+	events_output(&event, sizeof(event), event.time_ns);
+}
+
+SEC("tp_btf/cap_capable")
+int BPF_PROG(check__tp_btf, const struct cred *cred, struct user_namespace *target_ns,
+	     const struct user_namespace *capable_ns, int cap, int ret)
+{
+	if (filter_current())
+		on_check(true, cred, target_ns, cap, NULL, ret);
+	return 0;
+}
+
+SEC("raw_tp/cap_capable")
+int BPF_PROG(check__raw_tp, const struct cred *cred, struct user_namespace *target_ns,
+	     const struct user_namespace *capable_ns, int cap, int ret)
+{
+	if (filter_current())
+		on_check(false, cred, target_ns, cap, NULL, ret);
+	return 0;
+}
+
+SEC("fexit/cap_capable")
+int BPF_PROG(check__fexit, const struct cred *cred, struct user_namespace *target_ns, int cap,
+	     unsigned int opts, int ret)
+{
+	__u32 known = opts;
+
+	if (filter_current())
+		on_check(true, cred, target_ns, cap, &known, ret);
+	return 0;
+}
+
+SEC("kprobe/cap_capable")
+int BPF_KPROBE(check__kprobe, const struct cred *cred, struct user_namespace *target_ns, int cap,
+	       unsigned int opts)
+{
+	struct check check = {
+		.cred = (__u64)cred,
+		.user_ns = (__u64)target_ns,
+		.cap = cap,
+		.opts = opts,
+	};
+	__u32 tid = bpf_get_current_pid_tgid();
+
+	if (filter_current() && bpf_map_update_elem(&checks, &tid, &check, BPF_ANY)) {
+		count(GENERATED);
+		count(LOST_MAP_FULL);
+	}
+	return 0;
+}
+
+SEC("kretprobe/cap_capable")
+int BPF_KRETPROBE(check__kretprobe, int ret)
+{
+	__u32 tid = bpf_get_current_pid_tgid();
+	struct check *found = bpf_map_lookup_elem(&checks, &tid);
+	struct check check;
+
+	if (!found)
+		return 0;
+	check = *found;
+	bpf_map_delete_elem(&checks, &tid);
+	on_check(false, (void *)check.cred, (void *)check.user_ns, check.cap, &check.opts, ret);
+	return 0;
+}

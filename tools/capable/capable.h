@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef CAPABLE_H
+#define CAPABLE_H
+
+enum capable_unique {
+	CAPABLE_UNIQUE_OFF,
+	CAPABLE_UNIQUE_PID,
+	CAPABLE_UNIQUE_CGROUP,
+};
+
+struct capable_event {
+	__u64 time_ns; /* CLOCK_BOOTTIME, when the check was decided */
+	__u64 cgroup;
+	__u32 tgid;
+	__u32 tid;
+	__u32 uid;
+	__u32 cred_uid; /* in the credentials that were checked */
+	__u32 cap;
+	__s32 ret;
+	__u32 user_ns;	    /* inode of the user namespace in which it was asked for */
+	__u32 cred_user_ns; /* and of that of the credentials */
+	__u32 opts;
+	__u8 opts_known;
+	__u8 pad[3];
+	__u8 comm[16];
+};
+
+_Static_assert(sizeof(struct capable_event) == 72, "size of capable_event");
+
+#endif

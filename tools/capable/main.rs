@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! capable: print each check of a capability.
+
+use std::mem::MaybeUninit;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::ValueEnum;
+use kscope::Columns;
+use kscope::Hooks;
+use kscope::Kernel;
+use kscope::Session;
+use kscope::Tool;
+use kscope::Trace;
+use kscope::cli::Buffer;
+use kscope::cli::CgroupColumn;
+use kscope::cli::Common;
+use kscope::cli::Filter;
+use kscope::escape::c_bytes;
+use kscope::names;
+use kscope::row::Field;
+use kscope::row::Kind;
+use kscope::row::Row;
+use kscope::row::RowInfo;
+use kscope::row::Value;
+use kscope::session;
+use kscope::time::Wall;
+use libbpf_rs::skel::OpenSkel as _;
+use libbpf_rs::skel::Skel as _;
+
+kscope::skeleton!("capable");
+use types::capable_event as Record;
+use types::capable_unique as UniqueKey;
+
+kscope::records!(Record: 72);
+
+/// The tool, for the table of tools.
+pub static TOOL: Tool = Tool::of::<Capable>();
+
+/// Run it.
+pub fn main() -> ExitCode {
+    TOOL.main()
+}
+
+/// Options of a check: include/linux/security.h.
+const CAP_OPT_NOAUDIT: u32 = 1 << 1;
+const CAP_OPT_INSETID: u32 = 1 << 2;
+
+/// What a capability check is printed once for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Unique {
+    /// Every check is printed
+    Off,
+    /// Each process
+    Pid,
+    /// Each cgroup
+    Cgroup,
+}
+
+/// Which capabilities do processes use, and which are they refused?
+#[derive(Parser, Debug)]
+#[command(mut_arg("cgroup", |a| a.short('c')))]
+struct Capable {
+    /// Print the thread's id too, whether the check is audited, whether it is part of setting an id, and the user
+    /// namespace
+    #[arg(short = 'x', long = "extra-fields")]
+    extra: bool,
+    /// Print each capability, granted or refused, once for each of these
+    #[arg(short = 'u', long = "unique", value_name = "WHAT", default_value = "off")]
+    unique: Unique,
+    #[command(flatten)]
+    cgroup: CgroupColumn,
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    buffer: Buffer,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// One check.
+struct Check {
+    time: Wall,
+    record: Record,
+    cgroup: Vec<u8>,
+}
+
+impl Check {
+    /// A tracepoint does not tell the options.
+    fn option(&self, bit: u32, means: bool) -> Value<'_> {
+        match self.record.opts_known {
+            0 => Value::Null,
+            _ => Value::Bool((self.record.opts & bit != 0) == means),
+        }
+    }
+
+    fn verdict(&self) -> &'static str {
+        if self.record.ret == 0 { "granted" } else { "refused" }
+    }
+}
+
+impl Row for Check {
+    const TYPE: &'static str = "event";
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("time", Kind::Time, "When it was decided", |r: &Self| Value::Time(r.time))
+            .column("TIME", 9),
+        Field::new("uid", Kind::Uint, "User id of the thread", |r: &Self| Value::Uint(r.record.uid.into()))
+            .column("UID", 7),
+        Field::new("pid", Kind::Uint, "Process id", |r: &Self| Value::Uint(r.record.tgid.into()))
+            .column("PID", 8),
+        Field::new("tid", Kind::Uint, "Thread id", |r: &Self| Value::Uint(r.record.tid.into()))
+            .column("TID", 8),
+        Field::new("comm", Kind::Bytes, "Name of the thread", |r: &Self| {
+            Value::Bytes(c_bytes(&r.record.comm))
+        })
+        .column("COMM", 17),
+        Field::new("cap", Kind::Uint, "Number of the capability", |r: &Self| {
+            Value::Uint(r.record.cap.into())
+        })
+        .column("CAP", 4),
+        Field::new("name", Kind::Text, "Name of the capability", |r: &Self| {
+            Value::String(names::capability(r.record.cap))
+        })
+        .column("NAME", 23),
+        Field::new("audit", Kind::Bool, "Whether a refusal is audited, where known", |r: &Self| {
+            r.option(CAP_OPT_NOAUDIT, false)
+        })
+        .nullable()
+        .column("AUDIT", 6),
+        Field::new("insetid", Kind::Bool, "Whether it is part of setting an id, where known", |r: &Self| {
+            r.option(CAP_OPT_INSETID, true)
+        })
+        .nullable()
+        .column("INSETID", 8),
+        Field::new("user_ns", Kind::Uint, "Inode of the user namespace that it concerns", |r: &Self| {
+            Value::Uint(r.record.user_ns.into())
+        })
+        .column("USERNS", 11),
+        Field::new("cred_user_ns", Kind::Uint, "Inode of the credentials' user namespace", |r: &Self| {
+            Value::Uint(r.record.cred_user_ns.into())
+        }),
+        Field::new("cred_uid", Kind::Uint, "User id in the credentials that were checked", |r: &Self| {
+            Value::Uint(r.record.cred_uid.into())
+        }),
+        Field::cgroup(|r: &Self| Value::Bytes(&r.cgroup)),
+        Field::new("verdict", Kind::Text, "granted or refused", |r: &Self| Value::Text(r.verdict()))
+            .column("VERDICT", 0),
+    ];
+}
+
+impl Trace for Capable {
+    const NAME: &'static str = "capable";
+    const SUBSYSTEM: &'static str = "security";
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn rows() -> Vec<RowInfo> {
+        vec![RowInfo::of::<Check>()]
+    }
+
+    fn run(self) -> anyhow::Result<()> {
+        let mut storage = MaybeUninit::uninit();
+        let mut open = session::open(CapableSkelBuilder::default(), &mut storage, &self.common)?;
+        if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
+            kscope::set_filter!(rodata, &self.filter);
+            rodata.unique = match self.unique {
+                Unique::Off => UniqueKey::CAPABLE_UNIQUE_OFF.0,
+                Unique::Pid => UniqueKey::CAPABLE_UNIQUE_PID.0,
+                Unique::Cgroup => UniqueKey::CAPABLE_UNIQUE_CGROUP.0,
+            };
+            rodata.want_cgroup = self.common.json || self.cgroup.print_cgroup;
+        }
+        let object = open.open_object_mut();
+        session::set_buffer(object, &self.buffer)?;
+        if self.unique == Unique::Off {
+            session::set_max_entries(object, "seen", 1)?;
+        }
+        // A tracepoint does not tell the options of a check.
+        let hooks = Hooks::new();
+        let hooks = if self.extra { hooks.prefer("check", "fexit").prefer("check", "kprobe") } else { hooks };
+        let mut taken = hooks.choose(object, &Kernel::new()?)?;
+        if self.extra && !taken.hooks.values().any(|way| way.contains("fexit") || way.contains("kretprobe")) {
+            taken.notes.push("whether a check is audited or part of setting an id can't be seen here".into());
+        }
+        let skeleton = session::load(open)?;
+        let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
+
+        let columns = self.columns();
+        session.out().header(&columns)?;
+        let mut cgroups = names::Cgroups::default();
+        session.stream(&skeleton.maps.events, |bytes, out| {
+            let Some((record, _)) = kscope::record::<Record>(bytes) else { return Ok(()) };
+            let time = out.clock().wall(record.time_ns);
+            let cgroup = cgroups.path(record.cgroup);
+            Ok(out.row(&columns, &Check { time, record, cgroup })?)
+        })?;
+        Ok(session.finish()?)
+    }
+}
+
+impl Capable {
+    fn columns(&self) -> Columns<Check> {
+        let mut titles = vec!["TIME", "UID", "PID", "COMM", "CAP", "NAME", "VERDICT"];
+        titles.extend(self.extra.then_some(["TID", "AUDIT", "INSETID", "USERNS"]).into_iter().flatten());
+        titles.extend(self.cgroup.print_cgroup.then_some("CGROUP"));
+        Columns::new(&titles)
+    }
+}
