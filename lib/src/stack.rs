@@ -5,6 +5,7 @@
 //! The names are found by a thread of its own, so that the ring buffer is read on while files are. It notes at once
 //! where the addresses of a new stack lie, since the process may end, and looks the names up when they are asked for.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
@@ -119,6 +120,91 @@ impl StackOutput {
     }
 }
 
+/// Stacks of single events, in tools that print those. Their records share the ring buffer with the stacks': they begin
+/// with eight bytes of 0, where a stack's has its id.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Stacks")]
+pub struct EventStacks {
+    /// Print the kernel's stack
+    #[arg(short = 'K', long)]
+    pub kernel_stack: bool,
+    /// Print the user's stack
+    #[arg(short = 'U', long)]
+    pub user_stack: bool,
+    /// Frames of a stack at most [default: 127, or the kernel's limit if that is less]
+    #[arg(long = "perf-max-stack-depth", value_name = "FRAMES", value_parser = clap::value_parser!(u32).range(1..=i64::from(DEPTH_MAX)))]
+    depth: Option<u32>,
+    /// Different stacks at most
+    #[arg(long = "stack-storage-size", value_name = "STACKS", default_value_t = 16384, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    storage: u32,
+}
+
+impl EventStacks {
+    /// Whether any is asked for.
+    pub fn any(&self) -> bool {
+        self.kernel_stack || self.user_stack
+    }
+
+    /// Which, as other tools say it; of no use without [`EventStacks::any`].
+    pub fn options(&self) -> StackOutput {
+        StackOutput {
+            folded: false,
+            svg: None,
+            pprof: None,
+            delimited: self.kernel_stack && self.user_stack,
+            annotations: false,
+            kernel_stacks_only: !self.user_stack,
+            user_stacks_only: !self.kernel_stack,
+            depth: self.depth,
+            storage: self.storage,
+        }
+    }
+
+    /// Give the maps of bpf/stack.bpf.h their sizes.
+    ///
+    /// # Errors
+    /// libbpf's.
+    pub fn size_maps(&self, object: &mut OpenObject) -> Result<(), Error> {
+        session::set_max_entries(object, "stack_ids", if self.any() { self.storage } else { 1 })?;
+        session::set_max_entries(object, "stacks", 1)
+    }
+}
+
+/// Whether a record of a tool with [`EventStacks`] is a stack's, and no event's.
+pub fn is_stack(record: &[u8]) -> bool {
+    record.first_chunk().is_some_and(|id| u64::from_ne_bytes(*id) != NONE)
+}
+
+/// The stacks of an event. Frames come innermost first.
+#[derive(Clone, Debug, Default)]
+pub struct EventFrames {
+    kernel: Arc<[Frame]>,
+    user: Arc<[Frame]>,
+}
+
+impl EventFrames {
+    /// The kernel's, for JSON.
+    pub fn kernel(&self) -> Value<'static> {
+        Value::Json(self.kernel.iter().map(Frame::json).collect())
+    }
+
+    /// The user's, for JSON.
+    pub fn user(&self) -> Value<'static> {
+        Value::Json(self.user.iter().map(Frame::json).collect())
+    }
+
+    /// A frame a line, with a line between the kernel's and the user's.
+    pub fn lines(&self) -> Vec<String> {
+        let lines = |frames: &[Frame]| frames.iter().map(|frame| format!("    {}", frame.shown())).collect();
+        let mut all: Vec<String> = lines(&self.kernel);
+        if !self.kernel.is_empty() && !self.user.is_empty() {
+            all.push("    --".into());
+        }
+        all.extend::<Vec<String>>(lines(&self.user));
+        all
+    }
+}
+
 /// Only stacks that are new go through the ring buffer.
 const RING: u32 = 1 << 19;
 
@@ -151,6 +237,7 @@ macro_rules! stack_types {
             }
         }
         /// An entry of the map `stacks`.
+        #[allow(dead_code)]
         fn stack_count((key, value): &(types::stack_key, types::stack_value)) -> $crate::stack::Counted {
             $crate::stack::Counted {
                 kernel: key.kernel,
@@ -403,6 +490,7 @@ impl Drop for NewFile {
 pub struct Stacks {
     thread: mpsc::Sender<Message>,
     depth: u32,
+    named: RefCell<HashMap<u64, Named>>,
 }
 
 enum Message {
@@ -439,7 +527,7 @@ impl Stacks {
             messages.into_iter().for_each(|message| worker.take(message));
         };
         builder.spawn(run).map_err(|error| Error::System { what: "starting a thread".into(), error })?;
-        Ok(Self { thread, depth: options.depth()? })
+        Ok(Self { thread, depth: options.depth()?, named: RefCell::default() })
     }
 
     /// A record of the ring buffer, of which `H` is the skeleton's type.
@@ -456,10 +544,7 @@ impl Stacks {
     /// # Errors
     /// The thread has ended.
     pub fn named(&self, counted: Vec<Counted>, timed: bool) -> Result<Vec<Stack>, Error> {
-        let ids = counted.iter().flat_map(|counted| [counted.kernel, counted.user]).collect();
-        let (answer, answers) = mpsc::channel();
-        self.thread.send(Message::Resolve(ids, answer)).map_err(|_| ended())?;
-        let named = answers.recv().map_err(|_| ended())?;
+        let named = self.resolve(counted.iter().flat_map(|counted| [counted.kernel, counted.user]).collect())?;
         let of = |id: u64| named.get(&id).cloned().unwrap_or_default();
         let mut stacks: Vec<Stack> = counted
             .into_iter()
@@ -474,6 +559,26 @@ impl Stacks {
             (std::cmp::Reverse(stack.value()), pid, tid, kernel, user)
         });
         Ok(stacks)
+    }
+
+    fn resolve(&self, ids: BTreeSet<u64>) -> Result<HashMap<u64, Named>, Error> {
+        let (answer, answers) = mpsc::channel();
+        self.thread.send(Message::Resolve(ids, answer)).map_err(|_| ended())?;
+        answers.recv().map_err(|_| ended())
+    }
+
+    /// The stacks of one event. Names are looked up once for each different stack.
+    ///
+    /// # Errors
+    /// The thread has ended.
+    pub fn of_event(&self, kernel: u64, user: u64) -> Result<EventFrames, Error> {
+        let mut named = self.named.borrow_mut();
+        let new: BTreeSet<u64> = [kernel, user].into_iter().filter(|id| !named.contains_key(id)).collect();
+        if !new.is_empty() {
+            named.extend(self.resolve(new)?);
+        }
+        let of = |id: u64| named.get(&id).map(|named| named.frames.clone()).unwrap_or_default();
+        Ok(EventFrames { kernel: of(kernel), user: of(user) })
     }
 }
 
