@@ -544,7 +544,8 @@ impl Stacks {
     /// # Errors
     /// The thread has ended.
     pub fn named(&self, counted: Vec<Counted>, timed: bool) -> Result<Vec<Stack>, Error> {
-        let named = self.resolve(counted.iter().flat_map(|counted| [counted.kernel, counted.user]).collect())?;
+        let named =
+            self.resolve(counted.iter().flat_map(|counted| [counted.kernel, counted.user]).collect())?;
         let of = |id: u64| named.get(&id).cloned().unwrap_or_default();
         let mut stacks: Vec<Stack> = counted
             .into_iter()

@@ -56,7 +56,7 @@ fn bytes_of_hex(action: &Value) -> String {
 fn reported(mut event: Value) -> Value {
     assert_eq!(event["type"], "event");
     let object = event.as_object_mut().unwrap();
-    ["type", "time", "cgroup"].iter().for_each(|key| drop(object.remove(*key)));
+    ["type", "time", "cgroup", "kernel_stack", "user_stack"].iter().for_each(|key| drop(object.remove(*key)));
     event
 }
 
@@ -127,7 +127,8 @@ fn capabilities_in_a_user_namespace_do_not_reach_beyond_it() {
 #[test]
 fn extra_fields_prefer_a_way_that_knows_them() {
     let workload = workload(&CALLS);
-    let tracer = with_pid(&workload, &["-x"]).json();
+    // Whatever way the matrix forces.
+    let tracer = with_pid(&workload, &["-x"]).env("KSCOPE_WAY", "").json();
     let actions = workload.finish();
     let finished = tracer.stop();
     let notes = finished.header["notes"].as_array().unwrap();
@@ -277,4 +278,42 @@ fn overload_is_accounted_for() {
     assert_eq!(finished.count("generated"), 10_000, "{}", finished.footer);
     assert!(finished.count("lost") > 0 && finished.count("events") > 0, "{}", finished.footer);
     assert_eq!(finished.count("generated"), finished.count("events") + finished.count("lost"));
+}
+
+#[test]
+fn stacks_lead_to_the_check() {
+    for (args, kernel, user) in
+        [(&["-K", "-U"][..], true, true), (&["--kernel-stack"], true, false), (&["-U"], false, true)]
+    {
+        let mut workload = workload(&["chroot"]);
+        let mut tracer = with_pid(&workload, args).json();
+        workload.go();
+        // While it is there, as its names are its files'.
+        let event = tracer.wait_for(|line| line["type"] == "event" && line["cap"] == 18);
+        workload.finish();
+        tracer.stop().check();
+        let frames = |key: &str| event[key].as_array().cloned();
+        assert_eq!(frames("kernel_stack").is_some(), kernel, "{event}");
+        assert_eq!(frames("user_stack").is_some(), user, "{event}");
+        let has = |key: &str, what: &str, part: &str| {
+            let text = |frame: &Value| frame[what].as_str().is_some_and(|text| text.contains(part));
+            frames(key).unwrap().iter().any(text)
+        };
+        let traced = |part: &str| has("kernel_stack", "symbol", part);
+        // By kprobes, old kernels lose the trace there.
+        assert!(!kernel || traced("sys_chroot") || traced("kretprobe_trampoline"), "{event:#}");
+        let program = kscope_tests::programs::workload();
+        assert!(
+            !user || has("user_stack", "module", program.file_name().unwrap().to_str().unwrap()),
+            "{event:#}"
+        );
+    }
+    let workload = workload(&["chroot"]);
+    let tracer = with_pid(&workload, &["-K", "--perf-max-stack-depth", "2"]).text();
+    workload.finish();
+    let ended = tracer.stop_text();
+    let lines: Vec<&str> = ended.stdout().lines().skip(2).collect();
+    // Those of the tracing itself are left out, if there are any.
+    assert!((1..=2).contains(&lines.len()), "{ended:?}");
+    assert!(lines.iter().all(|line| line.starts_with("    ")), "{ended:?}");
 }

@@ -2,6 +2,7 @@
 #include "kscope.bpf.h"
 #include "events.bpf.h"
 #include "filter.bpf.h"
+#include "stack.bpf.h"
 #include "capable.h"
 
 #define CHECKS_MAX 4096
@@ -16,6 +17,7 @@ struct check {
 	__u64 user_ns;
 	__u32 cap;
 	__u32 opts;
+	__u64 kernel_stack;
 };
 
 struct {
@@ -63,9 +65,10 @@ static __always_inline bool is_new(const struct capable_event *event)
 	return !bpf_map_update_elem(&seen, &key, &one, BPF_NOEXIST);
 }
 
-static __always_inline void on_check(bool btf, const struct cred *cred,
+/* opts and kernel_stack: where they are known already. */
+static __always_inline void on_check(bool btf, void *ctx, const struct cred *cred,
 				     const struct user_namespace *user_ns, int cap,
-				     const __u32 *opts, int ret)
+				     const __u32 *opts, const __u64 *kernel_stack, int ret)
 {
 	struct capable_event event = {};
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
@@ -88,6 +91,9 @@ static __always_inline void on_check(bool btf, const struct cred *cred,
 		event.opts_known = 1;
 	}
 	bpf_get_current_comm(event.comm, sizeof(event.comm));
+	/* Before the event, so that user space knows them by then. */
+	event.kernel_stack = kernel_stack ? *kernel_stack : stack_kernel(ctx, event.time_ns);
+	event.user_stack = stack_user(ctx, event.tgid, event.time_ns);
 	events_output(&event, sizeof(event), event.time_ns);
 }
 
@@ -96,7 +102,7 @@ int BPF_PROG(check__tp_btf, const struct cred *cred, struct user_namespace *targ
 	     const struct user_namespace *capable_ns, int cap, int ret)
 {
 	if (filter_current())
-		on_check(true, cred, target_ns, cap, NULL, ret);
+		on_check(true, ctx, cred, target_ns, cap, NULL, NULL, ret);
 	return 0;
 }
 
@@ -105,7 +111,7 @@ int BPF_PROG(check__raw_tp, const struct cred *cred, struct user_namespace *targ
 	     const struct user_namespace *capable_ns, int cap, int ret)
 {
 	if (filter_current())
-		on_check(false, cred, target_ns, cap, NULL, ret);
+		on_check(false, ctx, cred, target_ns, cap, NULL, NULL, ret);
 	return 0;
 }
 
@@ -116,7 +122,7 @@ int BPF_PROG(check__fexit, const struct cred *cred, struct user_namespace *targe
 	__u32 known = opts;
 
 	if (filter_current())
-		on_check(true, cred, target_ns, cap, &known, ret);
+		on_check(true, ctx, cred, target_ns, cap, &known, NULL, ret);
 	return 0;
 }
 
@@ -132,7 +138,11 @@ int BPF_KPROBE(check__kprobe, const struct cred *cred, struct user_namespace *ta
 	};
 	__u32 tid = bpf_get_current_pid_tgid();
 
-	if (filter_current() && bpf_map_update_elem(&checks, &tid, &check, BPF_ANY)) {
+	if (!filter_current())
+		return 0;
+	/* A return probe stands where the caller would be. */
+	check.kernel_stack = stack_kernel(ctx, bpf_ktime_get_boot_ns());
+	if (bpf_map_update_elem(&checks, &tid, &check, BPF_ANY)) {
 		count(GENERATED);
 		count(LOST_MAP_FULL);
 	}
@@ -150,6 +160,7 @@ int BPF_KRETPROBE(check__kretprobe, int ret)
 		return 0;
 	check = *found;
 	bpf_map_delete_elem(&checks, &tid);
-	on_check(false, (void *)check.cred, (void *)check.user_ns, check.cap, &check.opts, ret);
+	on_check(false, ctx, (void *)check.cred, (void *)check.user_ns, check.cap, &check.opts,
+		 &check.kernel_stack, ret);
 	return 0;
 }

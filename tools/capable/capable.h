@@ -9,6 +9,9 @@ enum capable_unique {
 };
 
 struct capable_event {
+	__u64 no_stack; /* 0, which tells it from a stack's record */
+	__u64 kernel_stack;
+	__u64 user_stack;
 	__u64 time_ns; /* CLOCK_BOOTTIME, when the check was decided */
 	__u64 cgroup;
 	__u32 tgid;
@@ -25,6 +28,6 @@ struct capable_event {
 	__u8 comm[16];
 };
 
-_Static_assert(sizeof(struct capable_event) == 72, "size of capable_event");
+_Static_assert(sizeof(struct capable_event) == 96, "size of capable_event");
 
 #endif

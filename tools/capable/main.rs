@@ -24,6 +24,11 @@ use kscope::row::Row;
 use kscope::row::RowInfo;
 use kscope::row::Value;
 use kscope::session;
+use kscope::stack;
+use kscope::stack::EventFrames;
+use kscope::stack::EventStacks;
+use kscope::stack::Stacks;
+use kscope::symbols;
 use kscope::time::Wall;
 use libbpf_rs::skel::OpenSkel as _;
 use libbpf_rs::skel::Skel as _;
@@ -32,7 +37,8 @@ kscope::skeleton!("capable");
 use types::capable_event as Record;
 use types::capable_unique as UniqueKey;
 
-kscope::records!(Record: 72);
+kscope::records!(Record: 96);
+kscope::stack_types!();
 
 /// The tool, for the table of tools.
 pub static TOOL: Tool = Tool::of::<Capable>();
@@ -69,6 +75,8 @@ struct Capable {
     #[arg(short = 'u', long = "unique", value_name = "WHAT", default_value = "off")]
     unique: Unique,
     #[command(flatten)]
+    stacks: EventStacks,
+    #[command(flatten)]
     cgroup: CgroupColumn,
     #[command(flatten)]
     filter: Filter,
@@ -83,6 +91,8 @@ struct Check {
     time: Wall,
     record: Record,
     cgroup: Vec<u8>,
+    kernel: Option<EventFrames>,
+    user: Option<EventFrames>,
 }
 
 impl Check {
@@ -145,6 +155,17 @@ impl Row for Check {
         Field::cgroup(|r: &Self| Value::Bytes(&r.cgroup)),
         Field::new("verdict", Kind::Text, "granted or refused", |r: &Self| Value::Text(r.verdict()))
             .column("VERDICT", 0),
+        Field::new(
+            "kernel_stack",
+            Kind::Array,
+            "With -K: the kernel's frames, innermost first",
+            |r: &Self| r.kernel.as_ref().map_or(Value::Null, EventFrames::kernel),
+        )
+        .nullable(),
+        Field::new("user_stack", Kind::Array, "With -U: the user's frames, innermost first", |r: &Self| {
+            r.user.as_ref().map_or(Value::Null, EventFrames::user)
+        })
+        .nullable(),
     ];
 }
 
@@ -163,6 +184,7 @@ impl Trace for Capable {
     fn run(self) -> anyhow::Result<()> {
         let mut storage = MaybeUninit::uninit();
         let mut open = session::open(CapableSkelBuilder::default(), &mut storage, &self.common)?;
+        let stacks = self.stacks.options();
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
             kscope::set_filter!(rodata, &self.filter);
             rodata.unique = match self.unique {
@@ -170,10 +192,14 @@ impl Trace for Capable {
                 Unique::Pid => UniqueKey::CAPABLE_UNIQUE_PID.0,
                 Unique::Cgroup => UniqueKey::CAPABLE_UNIQUE_CGROUP.0,
             };
+            rodata.stack_depth = stacks.depth()?;
+            rodata.stack_want_kernel = self.stacks.kernel_stack;
+            rodata.stack_want_user = self.stacks.user_stack;
             rodata.want_cgroup = self.common.json || self.cgroup.print_cgroup;
         }
         let object = open.open_object_mut();
         session::set_buffer(object, &self.buffer)?;
+        self.stacks.size_maps(object)?;
         if self.unique == Unique::Off {
             session::set_max_entries(object, "seen", 1)?;
         }
@@ -185,16 +211,26 @@ impl Trace for Capable {
             taken.notes.push("whether a check is audited or part of setting an id can't be seen here".into());
         }
         let skeleton = session::load(open)?;
-        let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
+        let keep: &[_] = if self.stacks.any() { &symbols::CAPABILITIES } else { &[] };
+        let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, keep)?;
+        let stacks = self.stacks.any().then(|| Stacks::start(&stacks, stack::Taken::InHook)).transpose()?;
 
         let columns = self.columns();
         session.out().header(&columns)?;
         let mut cgroups = names::Cgroups::default();
         session.stream(&skeleton.maps.events, |bytes, out| {
+            if let Some(stacks) = stacks.as_ref().filter(|_| stack::is_stack(bytes)) {
+                return Ok(stacks.record::<types::stack_head>(bytes)?);
+            }
             let Some((record, _)) = kscope::record::<Record>(bytes) else { return Ok(()) };
+            let frames =
+                stacks.as_ref().map(|s| s.of_event(record.kernel_stack, record.user_stack)).transpose()?;
+            let lines = frames.as_ref().filter(|_| !out.is_json()).map_or_else(Vec::new, EventFrames::lines);
+            let kernel = frames.clone().filter(|_| self.stacks.kernel_stack);
+            let user = frames.filter(|_| self.stacks.user_stack);
             let time = out.clock().wall(record.time_ns);
-            let cgroup = cgroups.path(record.cgroup);
-            Ok(out.row(&columns, &Check { time, record, cgroup })?)
+            out.row(&columns, &Check { time, record, cgroup: cgroups.path(record.cgroup), kernel, user })?;
+            Ok(lines.iter().try_for_each(|line| out.text(line))?)
         })?;
         Ok(session.finish()?)
     }
