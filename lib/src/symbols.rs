@@ -76,9 +76,17 @@ impl Symbols {
         let kernel = Kernel { vmlinux: MaybeDefault::None, debug_syms: false, ..Kernel::default() };
         let mut symbols = self.find(&Source::Kernel(kernel), Input::AbsAddr(addresses));
         let modules = self.modules.get_or_insert_with(read_modules);
+        let module = |address: u64| {
+            let found = modules.iter().find(|m| (m.start..m.start + m.size).contains(&address));
+            found.map(|module| module.name.clone())
+        };
         for (symbol, address) in symbols.iter_mut().zip(addresses) {
-            let module = modules.iter().find(|m| (m.start..m.start + m.size).contains(address));
-            symbol.module = module.map(|module| module.name.clone());
+            let of_address = module(*address);
+            // What lies behind a module's last symbol is not its own: trampolines, before they had names.
+            if symbol.name.is_ok() && module(address.saturating_sub(symbol.offset)) != of_address {
+                *symbol = Symbol::unknown("no symbol covers it");
+            }
+            symbol.module = of_address;
         }
         symbols
     }
