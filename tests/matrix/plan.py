@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from machine import Boot, Job
 
-# The ways that a hook may have: lib/src/hooks.rs.
-WAYS = ["tp_btf", "raw_tp", "tp", "fentry", "fexit", "kprobe", "kretprobe"]
+# The ways that a hook may have: lib/src/hooks.rs. What stands at a function's end is one with what stands at its beginning.
+WAYS = ["tp_btf", "raw_tp", "tp", "fentry", "kprobe"]
+PAIRED = {"fexit": "fentry", "kretprobe": "kprobe"}
 # The tests that all tools share.
 SHARED = "all"
 # Tests that take more than a kernel: a distribution's programs.
@@ -131,8 +132,9 @@ def other_ways(main, tool):
     for line in done.output if done and verdict else []:
         if match := PROGRAM.match(line):
             chosen = verdict.hooks.get(match[2].partition("__")[0])
-            if chosen and chosen.split("/")[0] != match[1].split("/")[0]:
-                found.add(match[1].split("/")[0])
+            way = match[1].split("/")[0]
+            if chosen and way not in chosen.split("/")[0].split("+"):
+                found.add(PAIRED.get(way, way))
     return found
 
 
