@@ -634,7 +634,9 @@ impl Worker {
         for known in ids.iter().filter_map(|id| self.stacks.get(id)) {
             match &known.places {
                 Some(places) => user.extend(places.iter().copied()),
-                None => kernel.extend(known.addresses.iter().enumerate().map(|(i, a)| called(i, *a))),
+                None => {
+                    kernel.extend(known.addresses.iter().enumerate().flat_map(|(i, a)| [called(i, *a), *a]));
+                }
             }
         }
         let (kernel, user): (Vec<u64>, Vec<Place>) =
@@ -655,7 +657,10 @@ impl Worker {
             (_, Some(known)) => {
                 let symbol = |i: usize| match &known.places {
                     Some(places) => user.get(&places[i]),
-                    None => kernel.get(&called(i, known.addresses[i])),
+                    None => {
+                        let exact = kernel.get(&known.addresses[i]).filter(|symbol| is_trampoline(symbol));
+                        exact.or_else(|| kernel.get(&called(i, known.addresses[i])))
+                    }
                 };
                 let mut frames = Vec::with_capacity(known.addresses.len());
                 for (i, address) in known.addresses.iter().enumerate() {
@@ -686,6 +691,12 @@ fn missing(why: &str) -> Named {
 /// A caller's address is that behind the call, which may belong to the next function.
 fn called(depth: usize, address: u64) -> u64 {
     if depth == 0 { address } else { address.saturating_sub(1) }
+}
+
+/// Whether it is where a probed function returns to, which nobody called: there kernels before 5.15 lose the trace.
+fn is_trampoline(symbol: &Symbol) -> bool {
+    let is = |name: &String| name.ends_with("kretprobe_trampoline") || name == "arch_rethook_trampoline";
+    symbol.offset == 0 && symbol.name.as_ref().is_ok_and(is)
 }
 
 /// Without the innermost frames that are of the tracing itself.
