@@ -155,8 +155,9 @@ impl Kernel {
                 let probe = if kind == "kprobe" { Probe::Kprobe } else { Probe::Kretprobe };
                 self.once(probe, target, || self.can_probe(target, probe == Probe::Kretprobe))
             }
-            "uprobe.multi" | "uretprobe.multi" => self
-                .once(Probe::UprobeMulti, "", || load_smallest(Probe::UprobeMulti, &Function { id: 0, module: None })),
+            "uprobe.multi" | "uretprobe.multi" => self.once(Probe::UprobeMulti, "", || {
+                load_smallest(Probe::UprobeMulti, &Function { id: 0, module: None })
+            }),
             "uprobe" | "uretprobe" if !Path::new("/sys/bus/event_source/devices/uprobe").exists() => {
                 Err("this kernel is built without uprobes".into())
             }

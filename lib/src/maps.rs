@@ -36,7 +36,8 @@ pub fn entries<K: Plain + Default, V: Plain + Default>(map: &dyn MapCore) -> Res
 /// The kernel's.
 pub fn percpu_sums<V: Plain + Default>(map: &dyn MapCore, add: impl Fn(V, V) -> V) -> Result<Vec<V>, Error> {
     let sum = |index: u32| {
-        let values = map.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY).map_err(failed("reading a map"))?;
+        let values =
+            map.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY).map_err(failed("reading a map"))?;
         let values = values.unwrap_or_default();
         Ok(values.iter().filter_map(|bytes| Some(record(bytes)?.0)).fold(V::default(), &add))
     };
