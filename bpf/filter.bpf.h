@@ -58,8 +58,8 @@ static __always_inline bool filter_command(__u32 kernel_tgid)
 /* Whether every task passes, but the tool's own. */
 static __always_inline bool filter_is_empty(void)
 {
-	return !filter.tgids && !filter.tids && !filter.uids && !filter.comm_len && !filter.cgroups &&
-	       !filter.follow;
+	return !filter.tgids && !filter.tids && !filter.uids && !filter.comm_len &&
+	       !filter.cgroups && !filter.follow;
 }
 
 /* For hooks that run in the task that their event is about, and for no other. */
