@@ -36,7 +36,7 @@ test: setup lint build
 	$(call say,behaviour tests on this kernel: each tool against an oracle)
 	$(if $(SUDO),CARGO_TARGET_$(shell echo $(TARGET) | tr 'a-z-' 'A-Z_')_RUNNER="$(SUDO)") cargo test -p kscope-tests --tests --no-fail-fast
 
-# KERNELS="host 5.10 6.12": those alone; SHORT=1: the tests that tell kernels apart, as .ci/run does;
+# KERNELS="host 5.10 6.12": those alone; SHORT=1: some tests of each tool, as .ci/run does;
 # UPDATE_BUDGET=1: record what the verifier processes now.
 matrix: static
 	$(call say,setup: QEMU and what else the matrix needs)

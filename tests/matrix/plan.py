@@ -72,10 +72,6 @@ class Suite:
         own = [pair for pair in self.own(tool) if OWN_SOME.match(pair[1])]
         return [(SHARED, test) for test in SHARED_SOME] + (own or self.own(tool)[:3])
 
-    def short(self, tool):
-        """What differs from kernel to kernel."""
-        return [(SHARED, test) for test in SHARED_SOME] + self.own(tool)
-
     def few(self, _tool):
         """What tells whether a tool works at all."""
         return [(SHARED, test) for test in SHARED_FEW]
@@ -106,7 +102,7 @@ def main_boot(suite, budget, host, short):
     for tool in suite.tools:
         jobs += [verifier(tool, options) for options in budget.options(tool)]
     for tool in suite.tools:
-        jobs += tests(tool, suite.short(tool) if short else suite.all(tool))
+        jobs += tests(tool, suite.some(tool) if short else suite.all(tool))
     for binary in suite.others(host):
         jobs += tests(binary, suite.own(binary))
     return Boot("main", jobs, append="norandmaps")

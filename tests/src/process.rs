@@ -28,6 +28,22 @@ pub fn status(pid: u32) -> Status {
     process(pid).and_then(|process| process.status()).unwrap_or_else(|error| panic!("process {pid}: {error}"))
 }
 
+/// The memory that it holds, in bytes, but for unchanged pages of the file that it runs.
+///
+/// # Panics
+/// If there is no such process.
+pub fn resident_without_program(pid: u32) -> u64 {
+    let process = process(pid).unwrap_or_else(|error| panic!("process {pid}: {error}"));
+    let program = process.exe().unwrap_or_else(|error| panic!("process {pid}: {error}"));
+    let maps = process.smaps().unwrap_or_else(|error| panic!("process {pid}: {error}"));
+    let resident = |map: &MemoryMap| {
+        let size = |name: &str| map.extension.map.get(name).copied().unwrap_or_default();
+        let is_program = matches!(&map.pathname, MMapPath::Path(path) if *path == program);
+        if is_program { size("Private_Dirty") } else { size("Rss") }
+    };
+    maps.iter().map(resident).sum()
+}
+
 /// Whether it has given up gaining privileges; false for a process that has gone.
 pub fn no_new_privs(pid: u32) -> bool {
     process(pid).and_then(|process| process.status()).is_ok_and(|status| status.nonewprivs == Some(1))
