@@ -37,7 +37,7 @@ test: setup lint build
 	$(if $(SUDO),CARGO_TARGET_$(shell echo $(TARGET) | tr 'a-z-' 'A-Z_')_RUNNER="$(SUDO)") cargo test -p kscope-tests --tests --no-fail-fast
 
 # KERNELS="host 5.10 6.12": those alone; SHORT=1: some tests of each tool, as .ci/run does;
-# UPDATE_BUDGET=1: record what the verifier processes now.
+# TOOLS="opensnoop": those alone; UPDATE_BUDGET=1: record what the verifier processes now.
 matrix: static
 	$(call say,setup: QEMU and what else the matrix needs)
 	@tests/matrix/setup $(SUDO)
@@ -48,7 +48,8 @@ matrix: static
 		--message-format json >target/matrix/tests.json
 	$(call say,matrix: the behaviour tests on kernels: $(or $(KERNELS),all))
 	@tests/matrix/run --kscope target/$(TARGET)/release/kscope --tests target/matrix/tests.json \
-		$(if $(SHORT),--short) $(if $(UPDATE_BUDGET),--update-budget) $(KERNELS)
+		$(if $(SHORT),--short) $(if $(UPDATE_BUDGET),--update-budget) \
+		$(if $(TOOLS),--tools "$(TOOLS)") $(KERNELS)
 
 # TOOLS="opensnoop biolatency": those alone.
 bench: build

@@ -33,11 +33,12 @@ TWO_CAPABILITIES = (
 
 @dataclass
 class Suite:
-    """The tools, those of them that print events one by one, and the tests by binary."""
+    """The tools, those of them that print events one by one, the tests by binary, and binaries with tests of no tool."""
 
     tools: list
     streams: set
     tests: dict
+    commands: set
 
     @classmethod
     def of(cls, programs):
@@ -53,11 +54,11 @@ class Suite:
                 tests[program.name] = [line[:-6] for line in listed if line.endswith(": test")]
         helps = {tool: lines(programs / "kscope", tool, "--help") for tool in tools}
         streams = {tool for tool in tools if any("--buffer" in line for line in helps[tool])}
-        return cls(tools, streams, tests)
+        return cls(tools, streams, tests, set(tests) - set(tools) - {SHARED})
 
     def others(self, host):
         """Binaries with tests of no tool: of the command itself, and of what it is used for."""
-        return sorted(set(self.tests) - set(self.tools) - {SHARED} - (set() if host else HOST_ONLY))
+        return sorted(self.commands - (set() if host else HOST_ONLY))
 
     def all(self, tool):
         """Every test of a tool: (binary, test)."""
