@@ -349,7 +349,7 @@ mod tests {
                 let Some(option) = text
                     .split([' ', '='])
                     .next()
-                    .filter(|word| word.starts_with('-') && word.trim_start_matches('-') != "")
+                    .filter(|word| word.starts_with('-') && !word.trim_start_matches('-').is_empty())
                 else {
                     continue;
                 };
