@@ -66,7 +66,9 @@ static __always_inline bool wakeup_is_running(bool btf, struct task_struct *task
 {
 	/* Kernels for one CPU have no such field before 6.17. */
 	if (bpf_core_field_exists(task->on_cpu))
-		return FIELD(btf, task, on_cpu);
+		/* 7.x made a byte of it. */
+		return btf ? BPF_CORE_READ_BITFIELD(task, on_cpu)
+			   : BPF_CORE_READ_BITFIELD_PROBED(task, on_cpu);
 	return (__u64)task == bpf_get_current_task();
 }
 

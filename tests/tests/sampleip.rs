@@ -10,7 +10,7 @@ use caps::Capability;
 use kscope_tests::burn::{Burner, assert_share, cpus, last_cpu, workload_has_symbols};
 use kscope_tests::bytes::bytes_of;
 use kscope_tests::say_untested;
-use kscope_tests::scale::times;
+use kscope_tests::scale::{is_slow, times};
 use kscope_tests::setting::Setting;
 use kscope_tests::table::Table;
 use kscope_tests::{Ended, Finished, Run, Who, Workload};
@@ -221,8 +221,10 @@ fn addresses_and_symbols_are_the_same_samples() {
         let (rows, folded) = (each.rows.iter(), by_symbol.rows.iter());
         let named = |row: &&Sampled| row.symbol.as_deref() == Some(name);
         let (count, once) = (rows.filter(named).count(), folded.filter(named).count());
+        // QEMU takes interrupts where its translated blocks end, in a loop at a single address.
+        let least = if is_slow() { 1 } else { 2 };
         if workload_has_symbols() {
-            assert!(count > 1 && once == 1, "{name}: {count} addresses, {once} functions");
+            assert!(count >= least && once == 1, "{name}: {count} addresses, {once} functions");
         }
     }
 }

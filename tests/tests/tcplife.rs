@@ -139,7 +139,7 @@ fn connections_are_reported_exactly() {
         let run = if let Some(way) = way { tcplife(&[]).env("KSCOPE_WAY", way) } else { tcplife(&[]) };
         let (finished, events) = traced(run, workload, |_| true);
         let hook = match way {
-            None => "tp_btf/inet_sock_set_state",
+            None => finished.header["hooks"]["state"].as_str().unwrap(),
             Some("tp") => "tp/sock/inet_sock_set_state",
             Some(_) => "raw_tp/inet_sock_set_state",
         };
