@@ -147,4 +147,37 @@ static __always_inline bool syscall_is_exit(int nr, bool compat)
 	return nr == NR_EXIT || nr == NR_EXIT_GROUP;
 }
 
+/*
+ * The hook at the end of system calls, by each way: handler(btf, regs, ret). And that at their
+ * beginning: handler(btf, regs, nr).
+ */
+#define SYS_EXIT_HOOK(hook, handler)                                                               \
+	SYSCALL_HOOK(hook, handler, "sys_exit", struct trace_event_raw_sys_exit, ret)
+#define SYS_ENTER_HOOK(hook, handler)                                                              \
+	SYSCALL_HOOK(hook, handler, "sys_enter", struct trace_event_raw_sys_enter, id)
+
+#define SYSCALL_HOOK(hook, handler, tracepoint, record, member)                                    \
+	SEC("tp_btf/" tracepoint)                                                                  \
+	int BPF_PROG(hook##__tp_btf, struct pt_regs *regs, long value)                             \
+	{                                                                                          \
+		NO_PREEMPT();                                                                      \
+		return handler(true, regs, value);                                                 \
+	}                                                                                          \
+                                                                                                   \
+	SEC("raw_tp/" tracepoint)                                                                  \
+	int BPF_PROG(hook##__raw_tp, struct pt_regs *regs, long value)                             \
+	{                                                                                          \
+		NO_PREEMPT();                                                                      \
+		return handler(false, regs, value);                                                \
+	}                                                                                          \
+                                                                                                   \
+	SEC("tp/raw_syscalls/" tracepoint)                                                         \
+	int hook##__tp(record *ctx)                                                                \
+	{                                                                                          \
+		if (CURRENT_REGS_HELPER())                                                         \
+			return handler(true, (void *)bpf_task_pt_regs(bpf_get_current_task_btf()), \
+				       ctx->member);                                               \
+		return handler(false, stack_regs(), ctx->member);                                  \
+	}
+
 #endif

@@ -175,9 +175,10 @@ fn every_call_is_counted_once() {
             assert_eq!(counts.contains_key(&call), seen, "{name}: {counts:#?}");
         }
         assert_eq!(finished.footer["dropped_by_cause"], serde_json::json!({}), "{}", finished.footer);
-        let way = env.iter().find(|(name, _)| *name == "KSCOPE_WAY").map_or("tp_btf", |(_, way)| way);
-        let hooks = finished.header["hooks"].as_object().unwrap();
-        assert!(hooks.values().all(|taken| taken.as_str().unwrap().starts_with(way)), "{hooks:?}");
+        if let Some((_, way)) = env.iter().find(|(name, _)| *name == "KSCOPE_WAY") {
+            let hooks = finished.header["hooks"].as_object().unwrap();
+            assert!(hooks.values().all(|taken| taken.as_str().unwrap().starts_with(way)), "{hooks:?}");
+        }
     }
 }
 
@@ -203,9 +204,11 @@ fn every_call_is_measured() {
             }
             assert!(total > 0.0, "{call:?} {found:?}");
         }
-        // The read with which it waited for the test had begun before.
-        let dropped = &finished.footer["dropped_by_cause"];
-        assert_eq!(dropped, &serde_json::json!({"unknown_start": 1}), "{}", finished.footer);
+        // The read with which it waited for the test had begun before; so it is with a beginning that a kernel which
+        // preempts programs left out.
+        let dropped = finished.footer["dropped_by_cause"]["unknown_start"].as_u64().unwrap();
+        let left_out = finished.footer["recursion_misses"].as_object().unwrap().len();
+        assert!(dropped == 1 || dropped > 1 && left_out > 0, "{}", finished.footer);
     }
 }
 

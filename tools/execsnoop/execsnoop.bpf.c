@@ -189,7 +189,6 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 	at = nr == (compat ? NR_COMPAT_EXECVEAT : NR_EXECVEAT);
 	if (!at && nr != (compat ? NR_COMPAT_EXECVE : NR_EXECVE))
 		return 0;
-	NO_PREEMPT();
 	if (!filter_current())
 		return 0;
 	s = new_event();
@@ -251,23 +250,4 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 	return 0;
 }
 
-SEC("tp_btf/sys_exit")
-int BPF_PROG(failed_exec__tp_btf, struct pt_regs *regs, long ret)
-{
-	return on_sys_exit(true, regs, ret);
-}
-
-SEC("raw_tp/sys_exit")
-int BPF_PROG(failed_exec__raw_tp, struct pt_regs *regs, long ret)
-{
-	return on_sys_exit(false, regs, ret);
-}
-
-SEC("tp/raw_syscalls/sys_exit")
-int failed_exec__tp(struct trace_event_raw_sys_exit *ctx)
-{
-	if (CURRENT_REGS_HELPER())
-		return on_sys_exit(true, (void *)bpf_task_pt_regs(bpf_get_current_task_btf()),
-				   ctx->ret);
-	return on_sys_exit(false, stack_regs(), ctx->ret);
-}
+SYS_EXIT_HOOK(failed_exec, on_sys_exit)

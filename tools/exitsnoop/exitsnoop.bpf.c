@@ -108,3 +108,19 @@ int exit__raw_tp(__u64 *ctx)
 {
 	return on_exit(false, (struct task_struct *)ctx[0], passes_group_dead && RAW_ARG(ctx, 1));
 }
+
+/* 6.15 gave the record this. */
+struct trace_event_raw_sched_process_exit___6_15 {
+	bool group_dead;
+} __attribute__((preserve_access_index));
+
+SEC("tp/sched/sched_process_exit")
+int exit__tp(struct trace_event_raw_sched_process_exit___6_15 *ctx)
+{
+	bool group_dead = false;
+
+	if (bpf_core_field_exists(ctx->group_dead))
+		group_dead = ctx->group_dead;
+	return on_exit(false, (struct task_struct *)bpf_get_current_task(),
+		       passes_group_dead && group_dead);
+}

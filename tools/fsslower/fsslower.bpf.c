@@ -396,26 +396,6 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, __s64 ret
 	return 0;
 }
 
-SEC("tp_btf/sys_enter")
-int BPF_PROG(syscall_enter__tp_btf, struct pt_regs *regs, long id)
-{
-	return on_sys_enter(true, regs, (__u32)id);
-}
+SYS_ENTER_HOOK(syscall_enter, on_sys_enter)
 
-SEC("raw_tp/sys_enter")
-int BPF_PROG(syscall_enter__raw_tp, struct pt_regs *regs, long id)
-{
-	return on_sys_enter(false, regs, (__u32)id);
-}
-
-SEC("tp_btf/sys_exit")
-int BPF_PROG(syscall_exit__tp_btf, struct pt_regs *regs, long ret)
-{
-	return on_sys_exit(true, regs, ret);
-}
-
-SEC("raw_tp/sys_exit")
-int BPF_PROG(syscall_exit__raw_tp, struct pt_regs *regs, long ret)
-{
-	return on_sys_exit(false, regs, ret);
-}
+SYS_EXIT_HOOK(syscall_exit, on_sys_exit)

@@ -189,28 +189,7 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 	return 0;
 }
 
-SEC("tp_btf/sys_exit")
-int BPF_PROG(open__tp_btf, struct pt_regs *regs, long ret)
-{
-	NO_PREEMPT();
-	return on_sys_exit(true, regs, ret);
-}
-
-SEC("raw_tp/sys_exit")
-int BPF_PROG(open__raw_tp, struct pt_regs *regs, long ret)
-{
-	NO_PREEMPT();
-	return on_sys_exit(false, regs, ret);
-}
-
-SEC("tp/raw_syscalls/sys_exit")
-int open__tp(struct trace_event_raw_sys_exit *ctx)
-{
-	if (CURRENT_REGS_HELPER())
-		return on_sys_exit(true, (void *)bpf_task_pt_regs(bpf_get_current_task_btf()),
-				   ctx->ret);
-	return on_sys_exit(false, stack_regs(), ctx->ret);
-}
+SYS_EXIT_HOOK(open, on_sys_exit)
 
 /* 7.0 wrapped the pointer to the name, which is there by then, in a struct. */
 struct delayed_filename___7 {

@@ -200,20 +200,11 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 	return 0;
 }
 
-SEC("tp_btf/sys_exit")
-int BPF_PROG(sys_exit__tp_btf, struct pt_regs *regs, long ret)
-{
-	return on_sys_exit(true, regs, ret);
-}
+SYS_EXIT_HOOK(sys_exit, on_sys_exit)
 
-SEC("raw_tp/sys_exit")
-int BPF_PROG(sys_exit__raw_tp, struct pt_regs *regs, long ret)
+static __always_inline int on_sys_enter(bool btf, struct pt_regs *regs, long id)
 {
-	return on_sys_exit(false, regs, ret);
-}
-
-static __always_inline int on_sys_enter(__s32 nr)
-{
+	__s32 nr = SYSCALL_RAW_NR(btf, regs);
 	struct syscount_begun *begin;
 
 	if (!filter_current())
@@ -227,17 +218,7 @@ static __always_inline int on_sys_enter(__s32 nr)
 	return 0;
 }
 
-SEC("tp_btf/sys_enter")
-int BPF_PROG(sys_enter__tp_btf, struct pt_regs *regs, long id)
-{
-	return on_sys_enter(SYSCALL_RAW_NR(true, regs));
-}
-
-SEC("raw_tp/sys_enter")
-int BPF_PROG(sys_enter__raw_tp, struct pt_regs *regs, long id)
-{
-	return on_sys_enter(SYSCALL_RAW_NR(false, regs));
-}
+SYS_ENTER_HOOK(sys_enter, on_sys_enter)
 
 /*
  * Before the new program takes the registers over. Not filtered, as the

@@ -276,17 +276,7 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 	return on_return(args[0], (void *)(__u64)args[1], -ret);
 }
 
-SEC("tp_btf/sys_exit")
-int BPF_PROG(refused__tp_btf, struct pt_regs *regs, long ret)
-{
-	return on_sys_exit(true, regs, ret);
-}
-
-SEC("raw_tp/sys_exit")
-int BPF_PROG(refused__raw_tp, struct pt_regs *regs, long ret)
-{
-	return on_sys_exit(false, regs, ret);
-}
+SYS_EXIT_HOOK(refused, on_sys_exit)
 
 SEC("fexit/__sys_connect")
 int BPF_PROG(refused__fexit, int fd, struct sockaddr *address, int len, int ret)
