@@ -68,7 +68,11 @@ impl Mappings {
     /// The kernel's.
     pub fn watch() -> Result<Self, Error> {
         let rings = perf::online_cpus()?.into_iter().map(Ring::open).collect::<Result<_, _>>();
-        rings.map(Self).map_err(Error::system("watching for new mappings by perf_event_open"))
+        rings.map(Self).map_err(|error| match error {
+            // Debian's kernels know a level 3 of kernel.perf_event_paranoid.
+            Errno::EACCES => Error::Uprobes,
+            error => Error::system("watching for new mappings by perf_event_open")(error),
+        })
     }
 
     /// What becomes readable when there is something to [`Mappings::read`].

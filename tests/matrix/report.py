@@ -149,7 +149,7 @@ def tables(suite, columns):
             if way not in plan.other_ways(column.results["main"], tool):
                 return Cell()
             # A way that this kernel does not have is no failure: the tool has another, which it takes by itself.
-            result = column.results["ways"]
+            result = column.results.get("ways")
             cell = verdict_cell(result, plan.verdicts(result, f"{way} {tool}").get(tool), refusals=("",))
             return add_tests(cell, result, tool, way)
         yield f"Forced to take `{way}`", rows(forced)

@@ -106,7 +106,8 @@ fn assert_same(finished: &Finished, sum: Option<&Sum>, thread: &Thread) {
     let dropped: u64 = dropped.map(|n| n.as_u64().unwrap()).sum();
     let seen = sum.count..=sum.count + dropped;
     assert!(seen.contains(&thread.waits), "{sum:?} of {thread:?}: {}", finished.footer);
-    assert!(sum.total_us <= thread.most_us, "{sum:?} of {thread:?}");
+    // QEMU's processors stand still in turns, each with a clock of its own.
+    assert!(is_slow() || sum.total_us <= thread.most_us, "{sum:?} of {thread:?}");
     match thread.run_delay_us {
         Some(delay) => {
             // The kernel's own waits begin a little before the hooks and end a little after them, or the other way
