@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use procfs::ProcError;
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process, Status};
@@ -26,6 +27,17 @@ pub fn state(pid: u32) -> Option<char> {
 /// If there is no such process.
 pub fn status(pid: u32) -> Status {
     process(pid).and_then(|process| process.status()).unwrap_or_else(|error| panic!("process {pid}: {error}"))
+}
+
+/// Copy a program or a library that is to be run. By a process of its own: one that another test forks meanwhile
+/// would hold the copy open for writing, and so keep it from being run.
+///
+/// # Panics
+/// If that fails.
+pub fn copy_program(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg(from).arg(to).status();
+    let status = status.unwrap_or_else(|error| panic!("cp: {error}"));
+    assert!(status.success(), "cp {} {}: {status}", from.display(), to.display());
 }
 
 /// The memory that it holds, in bytes, but for unchanged pages of the file that it runs.

@@ -101,9 +101,8 @@ impl Workload {
                 [Some(root.join(file.strip_prefix("/").unwrap_or(&file))), loader].into_iter().flatten()
             {
                 let folder = copy.parent().unwrap_or(root);
-                fs::create_dir_all(folder).and_then(|()| fs::copy(&file, &copy)).unwrap_or_else(|error| {
-                    panic!("copying {} to {}: {error}", file.display(), copy.display())
-                });
+                fs::create_dir_all(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+                process::copy_program(&file, &copy);
             }
         }
         let program = programs::workload().canonicalize().unwrap_or_else(|error| panic!("{error}"));

@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use caps::Capability;
 use kscope_tests::burn::{Burner, assert_share, last_cpu, workload_has_symbols};
+use kscope_tests::process::copy_program;
 use kscope_tests::setting::Setting;
 use kscope_tests::stacks::{Pprof, Stack, flame_graph, folded};
 use kscope_tests::{Ended, Finished, Run, Who, Workload, programs, say_untested};
@@ -190,8 +191,9 @@ fn stripped(mut file: Vec<u8>) -> Vec<u8> {
 #[test]
 fn frames_without_a_name_say_why() {
     let dir = TempDir::new().unwrap();
-    let copy = dir.path().join("stripped");
-    fs::write(&copy, stripped(fs::read(programs::workload()).unwrap())).unwrap();
+    let (data, copy) = (dir.path().join("data"), dir.path().join("stripped"));
+    fs::write(&data, stripped(fs::read(programs::workload()).unwrap())).unwrap();
+    copy_program(&data, &copy);
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
     let path = copy.to_str().map(String::from);
     let (reason, module) = main_reason(&profile_of_copy(&copy, false, profile(&[])));
@@ -212,7 +214,7 @@ fn a_deleted_file_has_symbols_or_says_why_not() {
     let dir = TempDir::new().unwrap();
     for (keep, found) in [(true, true), (false, false)] {
         let copy = dir.path().join("deleted");
-        fs::copy(programs::workload(), &copy).unwrap();
+        copy_program(&programs::workload(), &copy);
         let mut capabilities = caps::read(None, caps::CapSet::Permitted).unwrap();
         if !keep {
             capabilities.remove(&Capability::CAP_CHECKPOINT_RESTORE);
