@@ -88,11 +88,6 @@ impl Kernel {
         self.btf.type_by_name::<types::Typedef<'_>>("class_srcu_fast_notrace_t").is_some()
     }
 
-    /// Whether the kernel knows a struct of this name.
-    pub fn has_struct(&self, name: &str) -> bool {
-        self.btf.type_by_name::<types::Struct<'_>>(name).is_some()
-    }
-
     /// Whether that struct has this member at its top level.
     pub fn has_member(&self, name: &str, member: &str) -> bool {
         self.btf
@@ -163,11 +158,6 @@ impl Kernel {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Whether the kernel, or one of its modules, has a function of this name.
-    pub fn has_function(&self, name: &str) -> bool {
-        matches!(self.symbol(name), Ok(Some(_)))
     }
 
     /// The answer to a question that is dear to ask.

@@ -122,6 +122,20 @@ impl Tool {
     }
 }
 
+/// The static `TOOL` of a tool's arguments, for the table of tools, and the `main` that runs it.
+#[macro_export]
+macro_rules! tool {
+    ($args:ty) => {
+        /// The tool, for the table of tools.
+        pub static TOOL: $crate::Tool = $crate::Tool::of::<$args>();
+
+        /// Run it.
+        pub fn main() -> std::process::ExitCode {
+            TOOL.main()
+        }
+    };
+}
+
 fn run<T: Trace>(tool: &Tool, matches: &clap::ArgMatches) -> anyhow::Result<()> {
     let args = T::from_arg_matches(matches)?;
     if args.common().json_schema {

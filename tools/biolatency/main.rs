@@ -3,14 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
-use std::process::ExitCode;
 
 use clap::Parser;
 use kscope::Error;
 use kscope::Hooks;
 use kscope::Kernel;
 use kscope::Session;
-use kscope::Tool;
 use kscope::Trace;
 use kscope::block::FlagNames;
 use kscope::block::Layout;
@@ -46,13 +44,7 @@ use types::kscope_hist as KernelHist;
 
 kscope::records!(Key: 16, KernelHist: 1032);
 
-/// The tool, for the table of tools.
-pub static TOOL: Tool = Tool::of::<Biolatency>();
-
-/// Run it.
-pub fn main() -> ExitCode {
-    TOOL.main()
-}
+kscope::tool!(Biolatency);
 
 /// How long does block I/O take?
 #[derive(Parser, Debug)]

@@ -2,7 +2,6 @@
 //! biosnoop: print each block I/O.
 
 use std::mem::MaybeUninit;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
@@ -10,7 +9,6 @@ use kscope::Columns;
 use kscope::Hooks;
 use kscope::Kernel;
 use kscope::Session;
-use kscope::Tool;
 use kscope::Trace;
 use kscope::block;
 use kscope::block::FlagNames;
@@ -40,13 +38,7 @@ use types::biosnoop_event as Record;
 
 kscope::records!(Record: 96);
 
-/// The tool, for the table of tools.
-pub static TOOL: Tool = Tool::of::<Biosnoop>();
-
-/// Run it.
-pub fn main() -> ExitCode {
-    TOOL.main()
-}
+kscope::tool!(Biosnoop);
 
 /// Which block I/O is done, for whom, and how long does each take?
 #[derive(Parser, Debug)]

@@ -3,7 +3,6 @@
 
 use std::cmp::Reverse;
 use std::mem::MaybeUninit;
-use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
@@ -13,7 +12,6 @@ use kscope::Hooks;
 use kscope::Kernel;
 use kscope::Screen;
 use kscope::Session;
-use kscope::Tool;
 use kscope::Trace;
 use kscope::block::FlagNames;
 use kscope::block::Layout;
@@ -44,13 +42,7 @@ use types::biotop_value as Counts;
 
 kscope::records!(Key: 16, Counts: 48);
 
-/// The tool, for the table of tools.
-pub static TOOL: Tool = Tool::of::<Biotop>();
-
-/// Run it.
-pub fn main() -> ExitCode {
-    TOOL.main()
-}
+kscope::tool!(Biotop);
 
 const IOS: Family = Family::counter("ios", "I/Os that have ended");
 const BYTES: Family = Family::counter("moved", "How much I/Os have moved").bytes();

@@ -2,7 +2,6 @@
 //! capable: print each check of a capability.
 
 use std::mem::MaybeUninit;
-use std::process::ExitCode;
 
 use clap::Parser;
 use clap::ValueEnum;
@@ -10,7 +9,6 @@ use kscope::Columns;
 use kscope::Hooks;
 use kscope::Kernel;
 use kscope::Session;
-use kscope::Tool;
 use kscope::Trace;
 use kscope::cli::Buffer;
 use kscope::cli::CgroupColumn;
@@ -40,13 +38,7 @@ use types::capable_unique as UniqueKey;
 kscope::records!(Record: 96);
 kscope::stack_types!();
 
-/// The tool, for the table of tools.
-pub static TOOL: Tool = Tool::of::<Capable>();
-
-/// Run it.
-pub fn main() -> ExitCode {
-    TOOL.main()
-}
+kscope::tool!(Capable);
 
 /// Options of a check: include/linux/security.h.
 const CAP_OPT_NOAUDIT: u32 = 1 << 1;

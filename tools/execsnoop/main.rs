@@ -3,14 +3,12 @@
 
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
-use std::process::ExitCode;
 
 use clap::Parser;
 use kscope::Columns;
 use kscope::Hooks;
 use kscope::Kernel;
 use kscope::Session;
-use kscope::Tool;
 use kscope::Trace;
 use kscope::cli::Buffer;
 use kscope::cli::CgroupColumn;
@@ -36,13 +34,7 @@ use types::execsnoop_kind as RecordKind;
 
 kscope::records!(Record: 64);
 
-/// The tool, for the table of tools.
-pub static TOOL: Tool = Tool::of::<Execsnoop>();
-
-/// Run it.
-pub fn main() -> ExitCode {
-    TOOL.main()
-}
+kscope::tool!(Execsnoop);
 
 /// Which programs are started, by whom, with which arguments?
 #[derive(Parser, Debug)]

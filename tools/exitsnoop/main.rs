@@ -2,14 +2,12 @@
 //! exitsnoop: print each process that ends, and how.
 
 use std::mem::MaybeUninit;
-use std::process::ExitCode;
 
 use clap::Parser;
 use kscope::Columns;
 use kscope::Hooks;
 use kscope::Kernel;
 use kscope::Session;
-use kscope::Tool;
 use kscope::Trace;
 use kscope::cli::Buffer;
 use kscope::cli::CgroupColumn;
@@ -32,13 +30,7 @@ use types::exitsnoop_event as Record;
 
 kscope::records!(Record: 64);
 
-/// The tool, for the table of tools.
-pub static TOOL: Tool = Tool::of::<Exitsnoop>();
-
-/// Run it.
-pub fn main() -> ExitCode {
-    TOOL.main()
-}
+kscope::tool!(Exitsnoop);
 
 /// Which processes end, after how long, and with what status or by what signal?
 #[derive(Parser, Debug)]

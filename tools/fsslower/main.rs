@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::mem::MaybeUninit;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
@@ -12,7 +11,6 @@ use kscope::Error;
 use kscope::Hooks;
 use kscope::Kernel;
 use kscope::Session;
-use kscope::Tool;
 use kscope::Trace;
 use kscope::cli;
 use kscope::cli::Buffer;
@@ -42,13 +40,7 @@ use types::fsslower_event as Record;
 
 kscope::records!(Record: 96);
 
-/// The tool, for the table of tools.
-pub static TOOL: Tool = Tool::of::<Fsslower>();
-
-/// Run it.
-pub fn main() -> ExitCode {
-    TOOL.main()
-}
+kscope::tool!(Fsslower);
 
 /// Which reads, writes, opens and fsyncs of files are slow?
 #[derive(Parser, Debug)]

@@ -3,14 +3,12 @@
 
 use std::mem::MaybeUninit;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::Parser;
 use kscope::Columns;
 use kscope::Hooks;
 use kscope::Kernel;
 use kscope::Session;
-use kscope::Tool;
 use kscope::Trace;
 use kscope::cli::Buffer;
 use kscope::cli::CgroupColumn;
@@ -38,13 +36,7 @@ use types::gethostlatency_event as Record;
 
 kscope::records!(Record: 72);
 
-/// The tool, for the table of tools.
-pub static TOOL: Tool = Tool::of::<Gethostlatency>();
-
-/// Run it.
-pub fn main() -> ExitCode {
-    TOOL.main()
-}
+kscope::tool!(Gethostlatency);
 
 /// Which host names are looked up, how long does it take, and which look-ups fail?
 #[derive(Parser, Debug)]

@@ -2,14 +2,12 @@
 //! offcputime: the time that threads spend off the CPU, by stack, as libbpf-tools' and bcc's offcputime do.
 
 use std::mem::MaybeUninit;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use kscope::Hooks;
 use kscope::Kernel;
 use kscope::Session;
-use kscope::Tool;
 use kscope::Trace;
 use kscope::cli;
 use kscope::cli::Common;
@@ -31,13 +29,7 @@ use libbpf_rs::skel::Skel as _;
 kscope::skeleton!("offcputime");
 kscope::stack_types!();
 
-/// The tool, for the table of tools.
-pub static TOOL: Tool = Tool::of::<Offcputime>();
-
-/// Run it.
-pub fn main() -> ExitCode {
-    TOOL.main()
-}
+kscope::tool!(Offcputime);
 
 const MEANING: Meaning =
     Meaning { title: "Off-CPU time", counted: "intervals", timed: Some("off_cpu"), period: None };

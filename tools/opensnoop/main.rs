@@ -3,14 +3,12 @@
 
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
-use std::process::ExitCode;
 
 use clap::Parser;
 use kscope::Columns;
 use kscope::Hooks;
 use kscope::Kernel;
 use kscope::Session;
-use kscope::Tool;
 use kscope::Trace;
 use kscope::cli::Buffer;
 use kscope::cli::CgroupColumn;
@@ -36,13 +34,7 @@ use types::opensnoop_kind as RecordKind;
 
 kscope::records!(Record: 80);
 
-/// The tool, for the table of tools.
-pub static TOOL: Tool = Tool::of::<Opensnoop>();
-
-/// Run it.
-pub fn main() -> ExitCode {
-    TOOL.main()
-}
+kscope::tool!(Opensnoop);
 
 /// Which files are opened, by whom, and which opens fail?
 #[derive(Parser, Debug)]

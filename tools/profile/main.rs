@@ -2,14 +2,12 @@
 //! profile: sample the stacks of the processors, as libbpf-tools' and bcc's profile do.
 
 use std::mem::MaybeUninit;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use kscope::Hooks;
 use kscope::Kernel;
 use kscope::Session;
-use kscope::Tool;
 use kscope::Trace;
 use kscope::cli;
 use kscope::cli::Common;
@@ -33,13 +31,7 @@ use libbpf_rs::skel::Skel as _;
 kscope::skeleton!("profile");
 kscope::stack_types!();
 
-/// The tool, for the table of tools.
-pub static TOOL: Tool = Tool::of::<Profile>();
-
-/// Run it.
-pub fn main() -> ExitCode {
-    TOOL.main()
-}
+kscope::tool!(Profile);
 
 /// The option that gives more room.
 const ROOM: &str = "--stack-storage-size";

@@ -3,14 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
-use std::process::ExitCode;
 
 use clap::Parser;
 use kscope::Error;
 use kscope::Hooks;
 use kscope::Kernel;
 use kscope::Session;
-use kscope::Tool;
 use kscope::Trace;
 use kscope::cli::Common;
 use kscope::cli::Filter;
@@ -44,13 +42,7 @@ use types::runqlat_value as Entry;
 
 kscope::records!(Key: 16, Entry: 1048);
 
-/// The tool, for the table of tools.
-pub static TOOL: Tool = Tool::of::<Runqlat>();
-
-/// Run it.
-pub fn main() -> ExitCode {
-    TOOL.main()
-}
+kscope::tool!(Runqlat);
 
 /// How long do tasks that could run wait for a CPU?
 #[derive(Parser, Debug)]

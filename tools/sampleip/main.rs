@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
@@ -13,7 +12,6 @@ use kscope::Columns;
 use kscope::Hooks;
 use kscope::Kernel;
 use kscope::Session;
-use kscope::Tool;
 use kscope::Trace;
 use kscope::cli;
 use kscope::cli::Common;
@@ -45,13 +43,7 @@ use types::sampleip_value as Entry;
 
 kscope::records!(Key: 16, Entry: 24);
 
-/// The tool, for the table of tools.
-pub static TOOL: Tool = Tool::of::<Sampleip>();
-
-/// Run it.
-pub fn main() -> ExitCode {
-    TOOL.main()
-}
+kscope::tool!(Sampleip);
 
 const DEFAULT_DURATION: Duration = Duration::from_secs(5);
 

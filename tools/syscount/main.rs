@@ -4,7 +4,6 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
@@ -13,7 +12,6 @@ use kscope::Error;
 use kscope::Hooks;
 use kscope::Kernel;
 use kscope::Session;
-use kscope::Tool;
 use kscope::Trace;
 use kscope::cli;
 use kscope::cli::Common;
@@ -50,13 +48,7 @@ use types::syscount_process_key as ProcessKey;
 kscope::records!(Call: 8, Count: 24, Process: 40, ProcessKey: 8);
 kscope::growing!(Count: count, errors, total_ns);
 
-/// The tool, for the table of tools.
-pub static TOOL: Tool = Tool::of::<Syscount>();
-
-/// Run it.
-pub fn main() -> ExitCode {
-    TOOL.main()
-}
+kscope::tool!(Syscount);
 
 /// SYSCOUNT_NUMBERS of syscount.h.
 const NUMBERS: i32 = 512;

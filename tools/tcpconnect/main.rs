@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
-use std::process::ExitCode;
 
 use clap::Parser;
 use kscope::Columns;
@@ -11,7 +10,6 @@ use kscope::Error;
 use kscope::Hooks;
 use kscope::Kernel;
 use kscope::Session;
-use kscope::Tool;
 use kscope::Trace;
 use kscope::cli::Buffer;
 use kscope::cli::CgroupColumn;
@@ -44,13 +42,7 @@ use types::tcpconnect_result as Outcome;
 
 kscope::records!(Ends: 36, Sum: 16, Record: 96);
 
-/// The tool, for the table of tools.
-pub static TOOL: Tool = Tool::of::<Tcpconnect>();
-
-/// Run it.
-pub fn main() -> ExitCode {
-    TOOL.main()
-}
+kscope::tool!(Tcpconnect);
 
 /// Who connects to where over TCP, and which connects fail?
 #[derive(Parser, Debug)]

@@ -2,14 +2,12 @@
 //! tcplife: print each TCP connection when it ends.
 
 use std::mem::MaybeUninit;
-use std::process::ExitCode;
 
 use clap::Parser;
 use kscope::Columns;
 use kscope::Hooks;
 use kscope::Kernel;
 use kscope::Session;
-use kscope::Tool;
 use kscope::Trace;
 use kscope::cli::Buffer;
 use kscope::cli::CgroupColumn;
@@ -38,13 +36,7 @@ use types::tcplife_side as Side;
 
 kscope::records!(Record: 104);
 
-/// The tool, for the table of tools.
-pub static TOOL: Tool = Tool::of::<Tcplife>();
-
-/// Run it.
-pub fn main() -> ExitCode {
-    TOOL.main()
-}
+kscope::tool!(Tcplife);
 
 /// Who talks to whom over TCP, for how long, and how much?
 #[derive(Parser, Debug)]
