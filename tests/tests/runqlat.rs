@@ -15,8 +15,8 @@ use serde_json::Value;
 
 /// The kernel takes its times a little before those of its tracepoints, at either end of a wait.
 const TOLERANCE: f64 = 1.25;
-/// How far hooks and the kernel's clock readings may lie apart, for each wait: a hypervisor may stop the CPU between them.
-const HOOKS_US: f64 = 200.0;
+/// How far hooks and the kernel's clock readings may lie apart, for each wait.
+const HOOKS_US: f64 = 20.0;
 
 fn runqlat(args: &[&str]) -> Run {
     Run::new("runqlat").args(args)

@@ -18,6 +18,7 @@ static __always_inline void block_io_ended(struct block_io *io)
 	struct biotop_value first = {};
 	struct biotop_value *value;
 
+	count(GENERATED);
 	__builtin_memcpy(first.comm, io->by.comm, sizeof(first.comm));
 	value = turns_value(&key, &first);
 	if (!value)
