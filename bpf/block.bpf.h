@@ -161,21 +161,4 @@ static __always_inline bool bio_in_cgroup(struct bio *bio, __u64 cgroup)
 #define GETRQ_BIO(ctx) ((struct bio *)(block.getrq_has_queue ? RAW_ARG(ctx, 1) : RAW_ARG(ctx, 0)))
 #define MERGE_BIO(ctx) ((struct bio *)(block.merge_has_queue ? RAW_ARG(ctx, 2) : RAW_ARG(ctx, 0)))
 
-/* A hook at a tracepoint of the block layer: `call` sees btf and ctx. */
-#define BLOCK_HOOK(hook, tracepoint, call)                                                         \
-	static __always_inline int hook##__body(bool btf, __u64 *ctx)                              \
-	{                                                                                          \
-		return call;                                                                       \
-	}                                                                                          \
-	SEC("tp_btf/" tracepoint)                                                                  \
-	int hook##__tp_btf(__u64 *ctx)                                                             \
-	{                                                                                          \
-		return hook##__body(true, ctx);                                                    \
-	}                                                                                          \
-	SEC("raw_tp/" tracepoint)                                                                  \
-	int hook##__raw_tp(__u64 *ctx)                                                             \
-	{                                                                                          \
-		return hook##__body(false, ctx);                                                   \
-	}
-
 #endif

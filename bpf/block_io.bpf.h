@@ -28,12 +28,12 @@ struct block_submitter {
 	__u32 tgid;
 	__u32 tid;
 	__u32 uid;
-	__u32 pad;
+	__u32 known; /* who it was */
 	__u8 comm[KSCOPE_COMM_LEN];
 };
 
 struct block_io {
-	struct block_submitter by; /* of process 0: not known */
+	struct block_submitter by;
 	__u64 sector;
 	__u64 queue_ns;
 	__u64 device_ns;
@@ -94,10 +94,11 @@ struct {
 
 static __always_inline void set_submitter(struct block_submitter *by)
 {
-	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	__u64 pids = current_pids();
 
-	by->tgid = pid_tgid >> 32;
-	by->tid = pid_tgid;
+	by->known = 1;
+	by->tgid = pids >> 32;
+	by->tid = pids;
 	bpf_get_current_comm(by->comm, sizeof(by->comm));
 	if (want_uid)
 		by->uid = bpf_get_current_uid_gid();
@@ -221,7 +222,7 @@ static __always_inline void take_waiting(struct request *rq, struct block_io *io
 		/* Not `bio`, which it has no more once its data has been written. */
 		key = (__u64)BPF_CORE_READ(waiting, biotail);
 		by = bpf_map_lookup_elem(&submitted, &key);
-		if (by && !io->by.tgid) {
+		if (by && !io->by.known) {
 			io->by = *by;
 			io->by.issue_ns = 0;
 			if (request_keeps_start_time(false, waiting))
@@ -248,7 +249,7 @@ static __always_inline void take_submitters(bool btf, struct bio *bio, struct bl
 		struct block_submitter *by = bpf_map_lookup_elem(&submitted, &key);
 
 		if (by) {
-			if (!io->by.tgid)
+			if (!io->by.known)
 				io->by = *by;
 			else if (by->tgid != io->by.tgid)
 				add_unseen(&io->others, 1);
@@ -315,7 +316,7 @@ static __always_inline int on_complete(bool btf, struct request *rq, int status,
 			take_submitters(btf, bio, &io);
 		}
 	}
-	if (!io.by.tgid && !filter_is_empty())
+	if (!io.by.known && !filter_is_empty())
 		return 0;
 	submit = io.by.submit_ns;
 	issue = io.by.issue_ns;
@@ -381,13 +382,13 @@ static __always_inline int on_bio_complete(struct bio *bio)
 	return 0;
 }
 
-BLOCK_HOOK(submit, "block_getrq", on_submit(btf, GETRQ_BIO(ctx), true))
-BLOCK_HOOK(back_merge, "block_bio_backmerge", on_submit(btf, MERGE_BIO(ctx), false))
-BLOCK_HOOK(front_merge, "block_bio_frontmerge", on_submit(btf, MERGE_BIO(ctx), false))
-BLOCK_HOOK(issue, "block_rq_issue", on_issue(btf, ISSUE_RQ(ctx)))
-BLOCK_HOOK(complete, "block_rq_complete",
-	   on_complete(btf, (struct request *)ctx[0], ctx[1], ctx[2]))
-BLOCK_HOOK(bio_queue, "block_bio_queue", on_bio_queue(btf, BIO_QUEUE_BIO(ctx)))
-BLOCK_HOOK(bio_complete, "block_bio_complete", on_bio_complete((struct bio *)ctx[1]))
+TRACEPOINT_HOOK(submit, "block_getrq", on_submit(btf, GETRQ_BIO(ctx), true))
+TRACEPOINT_HOOK(back_merge, "block_bio_backmerge", on_submit(btf, MERGE_BIO(ctx), false))
+TRACEPOINT_HOOK(front_merge, "block_bio_frontmerge", on_submit(btf, MERGE_BIO(ctx), false))
+TRACEPOINT_HOOK(issue, "block_rq_issue", on_issue(btf, ISSUE_RQ(ctx)))
+TRACEPOINT_HOOK(complete, "block_rq_complete",
+		on_complete(btf, (struct request *)ctx[0], ctx[1], ctx[2]))
+TRACEPOINT_HOOK(bio_queue, "block_bio_queue", on_bio_queue(btf, BIO_QUEUE_BIO(ctx)))
+TRACEPOINT_HOOK(bio_complete, "block_bio_complete", on_bio_complete((struct bio *)ctx[1]))
 
 #endif

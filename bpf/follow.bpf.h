@@ -39,17 +39,8 @@ static __always_inline int on_follow_fork(bool btf, struct task_struct *parent,
 	return 0;
 }
 
-SEC("tp_btf/sched_process_fork")
-int BPF_PROG(follow_fork__tp_btf, struct task_struct *parent, struct task_struct *child)
-{
-	return on_follow_fork(true, parent, child);
-}
-
-SEC("raw_tp/sched_process_fork")
-int BPF_PROG(follow_fork__raw_tp, struct task_struct *parent, struct task_struct *child)
-{
-	return on_follow_fork(false, parent, child);
-}
+TRACEPOINT_HOOK(follow_fork, "sched_process_fork",
+		on_follow_fork(btf, (struct task_struct *)ctx[0], (struct task_struct *)ctx[1]))
 
 /*
  * After its exit a process still closes its files and is switched away from: it is forgotten when
@@ -69,16 +60,7 @@ static __always_inline int on_follow_free(bool btf, struct task_struct *task)
 	return 0;
 }
 
-SEC("tp_btf/sched_process_free")
-int BPF_PROG(follow_free__tp_btf, struct task_struct *task)
-{
-	return on_follow_free(true, task);
-}
-
-SEC("raw_tp/sched_process_free")
-int BPF_PROG(follow_free__raw_tp, struct task_struct *task)
-{
-	return on_follow_free(false, task);
-}
+TRACEPOINT_HOOK(follow_free, "sched_process_free",
+		on_follow_free(btf, (struct task_struct *)ctx[0]))
 
 #endif

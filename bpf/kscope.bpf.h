@@ -80,6 +80,29 @@ static __always_inline void preempt_on(const bool *unused)
 #define NO_PREEMPT()                                                                               \
 	__attribute__((cleanup(preempt_on), unused)) const bool __preempt_off = preempt_off()
 
+/*
+ * The hook at a tracepoint, by tp_btf and raw_tp: `call` sees btf and ctx, which holds the
+ * arguments. TRACEPOINT_HOOK_AS() is for one that has several names over the kernels, as another
+ * variant of each way.
+ */
+#define TRACEPOINT_HOOK(hook, tracepoint, call) TRACEPOINT_HOOK_AS(hook, , tracepoint, call)
+#define TRACEPOINT_HOOK_AS(hook, variant, tracepoint, call)                                        \
+	static __always_inline int hook##__body##variant(bool btf, __u64 *ctx)                     \
+	{                                                                                          \
+		NO_PREEMPT();                                                                      \
+		return call;                                                                       \
+	}                                                                                          \
+	SEC("tp_btf/" tracepoint)                                                                  \
+	int hook##__tp_btf##variant(__u64 *ctx)                                                    \
+	{                                                                                          \
+		return hook##__body##variant(true, ctx);                                           \
+	}                                                                                          \
+	SEC("raw_tp/" tracepoint)                                                                  \
+	int hook##__raw_tp##variant(__u64 *ctx)                                                    \
+	{                                                                                          \
+		return hook##__body##variant(false, ctx);                                          \
+	}
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #endif

@@ -130,4 +130,14 @@ static __always_inline bool ends_of_sockaddr(struct kscope_ends *ends, const voi
 	return true;
 }
 
+/* The hook at each change of a TCP socket's state: handler(btf, sk, from, to). */
+#define SOCK_STATE_HOOK(hook, handler)                                                             \
+	TRACEPOINT_HOOK(hook, "inet_sock_set_state",                                               \
+			handler(btf, (const struct sock *)ctx[0], (int)ctx[1], (int)ctx[2]))       \
+	SEC("tp/sock/inet_sock_set_state")                                                         \
+	int hook##__tp(struct trace_event_raw_inet_sock_set_state *ctx)                            \
+	{                                                                                          \
+		return handler(false, ctx->skaddr, ctx->oldstate, ctx->newstate);                  \
+	}
+
 #endif

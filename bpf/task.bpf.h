@@ -114,18 +114,6 @@ const volatile bool task_storage;
 
 /* The hook task_exit, which is of use with the hash alone: see kscope::tasks::choose(). */
 #define TASK_VALUES_EXIT(values)                                                                   \
-	SEC("tp_btf/sched_process_exit")                                                           \
-	int task_exit__tp_btf(void *ctx)                                                           \
-	{                                                                                          \
-		values##_drop_current();                                                           \
-		return 0;                                                                          \
-	}                                                                                          \
-                                                                                                   \
-	SEC("raw_tp/sched_process_exit")                                                           \
-	int task_exit__raw_tp(void *ctx)                                                           \
-	{                                                                                          \
-		values##_drop_current();                                                           \
-		return 0;                                                                          \
-	}
+	TRACEPOINT_HOOK(task_exit, "sched_process_exit", (values##_drop_current(), 0))
 
 #endif

@@ -81,6 +81,9 @@ pub enum Error {
         /// 127: it is not found; 126: it can't be executed.
         status: u8,
     },
+    /// What a BPF program left is no record of this tool: a fault of kscope.
+    #[error("a record of {0} bytes is too short: the tool's program and its front are not of one build")]
+    Record(usize),
     /// The reader of stdout has gone. Exit status 0.
     #[error("nobody reads the output any more")]
     ClosedPipe,

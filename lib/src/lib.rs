@@ -77,11 +77,14 @@ macro_rules! records {
 
 pub use plain::Plain;
 
-/// A record's fixed part, copied, and the bytes behind it; nothing if the record is too short.
-pub fn record<T: Plain + Default>(bytes: &[u8]) -> Option<(T, &[u8])> {
+/// A record's fixed part, copied, and the bytes behind it.
+///
+/// # Errors
+/// [`Error::Record`] if it is too short.
+pub fn record<T: Plain + Default>(bytes: &[u8]) -> Result<(T, &[u8]), Error> {
     let mut fixed = T::default();
-    fixed_part(&mut fixed, bytes)?;
-    Some((fixed, &bytes[size_of::<T>()..]))
+    fixed_part(&mut fixed, bytes).ok_or(Error::Record(bytes.len()))?;
+    Ok((fixed, &bytes[size_of::<T>()..]))
 }
 
 fn fixed_part<T: Plain>(to: &mut T, from: &[u8]) -> Option<()> {

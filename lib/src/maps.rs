@@ -21,10 +21,9 @@ fn failed(what: &str) -> impl FnOnce(libbpf_rs::Error) -> Error {
 pub fn entries<K: Plain + Default, V: Plain + Default>(map: &dyn MapCore) -> Result<Vec<(K, V)>, Error> {
     let mut entries = Vec::new();
     for key in map.keys() {
-        let value = map.lookup(&key, MapFlags::ANY);
-        let value = value.map_err(failed("reading a map"))?;
-        if let (Some((key, _)), Some((value, _))) = (record(&key), value.as_deref().and_then(record)) {
-            entries.push((key, value));
+        // One that has gone meanwhile is none.
+        if let Some(value) = map.lookup(&key, MapFlags::ANY).map_err(failed("reading a map"))? {
+            entries.push((record(&key)?.0, record(&value)?.0));
         }
     }
     Ok(entries)
@@ -38,8 +37,7 @@ pub fn percpu_sums<V: Plain + Default>(map: &dyn MapCore, add: impl Fn(V, V) -> 
     let sum = |index: u32| {
         let values =
             map.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY).map_err(failed("reading a map"))?;
-        let values = values.unwrap_or_default();
-        Ok(values.iter().filter_map(|bytes| Some(record(bytes)?.0)).fold(V::default(), &add))
+        values.iter().flatten().try_fold(V::default(), |sum, bytes| Ok(add(sum, record(bytes)?.0)))
     };
     (0..map.max_entries()).map(sum).collect()
 }

@@ -535,7 +535,7 @@ impl Stacks {
     /// # Errors
     /// The thread has ended.
     pub fn record<H: Plain + Default + Into<Head>>(&self, record: &[u8]) -> Result<(), Error> {
-        let Some((head, frames)) = crate::record::<H>(record) else { return Ok(()) };
+        let (head, frames) = crate::record::<H>(record)?;
         self.thread.send(Message::Record(head.into(), frames.to_vec())).map_err(|_| ended())
     }
 

@@ -14,8 +14,8 @@ WAYS = ["tp_btf", "raw_tp", "tp", "fentry", "kprobe"]
 PAIRED = {"fexit": "fentry", "kretprobe": "kprobe"}
 # The tests that all tools share.
 SHARED = "all"
-# Tests that take more than a kernel: a distribution's programs.
-HOST_ONLY = {"metrics", "runbooks"}
+# Tests that take more than a kernel: a distribution's programs, or what was recorded on one kernel.
+HOST_ONLY = {"costs", "metrics", "runbooks"}
 # The tests for a boot that differs in one thing: of the shared ones, and of a tool's own by the beginning of
 # their names (three, if it has none of these).
 SHARED_FEW = ["json_is_valid_with_header_first_and_footer_last"]

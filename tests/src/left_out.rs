@@ -24,6 +24,20 @@ pub fn check(finished: &Finished) {
     }
 }
 
+/// [`check`] of a tool that follows threads from one switch of a CPU to the next, which tells by a thread's next switch
+/// that one was not shown to it. So many threads were off their CPUs when it began.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_switches(finished: &Finished, off_cpu: u64) {
+    check(finished);
+    let causes = &finished.footer["dropped_by_cause"];
+    let of = |cause: &str| causes[cause].as_u64().unwrap_or_default();
+    if of("unknown_end") > 0 || of("unknown_start") > off_cpu {
+        panic_any(LeftOut(format!("a switch: {causes}")));
+    }
+}
+
 /// [`check`] of a tool that printed a table.
 ///
 /// # Panics

@@ -10,13 +10,16 @@ use std::time::{Duration, Instant};
 use kscope_tests::burn::{Burner, last_cpu, workload_has_symbols};
 use kscope_tests::scale::times;
 use kscope_tests::stacks::{Pprof, Stack, flame_graph, folded};
-use kscope_tests::{Ended, Finished, Run, Workload, process, say_untested};
+use kscope_tests::{Ended, Finished, Run, Workload, left_out, process, say_untested};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// The function in which the workload sleeps.
 const PLACE: &str = "sleep_in_a_known_place";
+
+/// The threads of a workload that wait, off their CPUs, until they are told to go.
+const WAITS: u64 = 1;
 
 fn offcputime(args: &[&str]) -> Run {
     Run::new("offcputime").args(args)
@@ -82,6 +85,13 @@ fn sleeps(count: usize) -> String {
 
 #[test]
 fn time_off_the_cpu_is_clock_time_less_cpu_time() {
+    left_out::retried(check_times);
+    if !workload_has_symbols() {
+        say_untested("offcputime, user stacks", "the workload has no symbols");
+    }
+}
+
+fn check_times() {
     let count = times(12);
     let mut workload = Workload::start(["sleeps", "--threads", "3", "--us", &sleeps(count)]);
     let pid = workload.pid();
@@ -91,6 +101,7 @@ fn time_off_the_cpu_is_clock_time_less_cpu_time() {
     let actions = workload.finish();
     let elsewhere = elsewhere.us_since();
     let finished = tracer.stop();
+    left_out::check_switches(&finished, WAITS);
     let stacks = stacks_of(&finished);
     assert_eq!(finished.footer["dropped_by_cause"].get("negative_time"), None, "{}", finished.footer);
     assert!(stacks.iter().all(|stack| stack.pid == pid), "{stacks:?}");
@@ -131,13 +142,14 @@ fn time_off_the_cpu_is_clock_time_less_cpu_time() {
             assert!(first.contains("schedule"), "{stack:?}");
         }
     }
-    if !workload_has_symbols() {
-        say_untested("offcputime, user stacks", "the workload has no symbols");
-    }
 }
 
 #[test]
 fn short_and_long_times_are_left_out_as_asked_for() {
+    left_out::retried(check_limits);
+}
+
+fn check_limits() {
     const LIMIT: u64 = 10_000_000;
     let count = times(12);
     let mut workload = Workload::start(["sleeps", "--threads", "1", "--us", &sleeps(count)]);
@@ -148,7 +160,9 @@ fn short_and_long_times_are_left_out_as_asked_for() {
     let action = &workload.finish()[0];
     let tid = number(action, "tid") as u32;
     let [long, short, none] = tracers.map(|tracer| {
-        let stacks = stacks_of(&tracer.stop());
+        let finished = tracer.stop();
+        left_out::check_switches(&finished, WAITS);
+        let stacks = stacks_of(&finished);
         let slept = |stack: &Stack| {
             stack.tid == Some(tid)
                 && stack

@@ -195,8 +195,8 @@ static __always_inline int on_bio_complete(struct bio *bio)
 	return 0;
 }
 
-BLOCK_HOOK(issue, "block_rq_issue", on_issue(btf, ISSUE_RQ(ctx)))
-BLOCK_HOOK(insert, "block_rq_insert", on_insert(btf, ISSUE_RQ(ctx)))
-BLOCK_HOOK(complete, "block_rq_complete", on_complete(btf, (struct request *)ctx[0], ctx[2]))
-BLOCK_HOOK(bio_queue, "block_bio_queue", on_bio_queue(btf, BIO_QUEUE_BIO(ctx)))
-BLOCK_HOOK(bio_complete, "block_bio_complete", on_bio_complete((struct bio *)ctx[1]))
+TRACEPOINT_HOOK(issue, "block_rq_issue", on_issue(btf, ISSUE_RQ(ctx)))
+TRACEPOINT_HOOK(insert, "block_rq_insert", on_insert(btf, ISSUE_RQ(ctx)))
+TRACEPOINT_HOOK(complete, "block_rq_complete", on_complete(btf, (struct request *)ctx[0], ctx[2]))
+TRACEPOINT_HOOK(bio_queue, "block_bio_queue", on_bio_queue(btf, BIO_QUEUE_BIO(ctx)))
+TRACEPOINT_HOOK(bio_complete, "block_bio_complete", on_bio_complete((struct bio *)ctx[1]))

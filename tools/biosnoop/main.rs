@@ -248,7 +248,7 @@ impl Trace for Biosnoop {
         let mut disks = Disks::default();
         let mut cgroups = names::Cgroups::default();
         session.stream(&skeleton.maps.events, |bytes, out| {
-            let Some((record, _)) = kscope::record::<Record>(bytes) else { return Ok(()) };
+            let (record, _) = kscope::record::<Record>(bytes)?;
             let io = Io {
                 time: out.clock().wall(record.time_ns),
                 disk: disks.name(record.dev),

@@ -71,10 +71,8 @@ static __always_inline void on_check(bool btf, void *ctx, const struct cred *cre
 				     const __u32 *opts, const __u64 *kernel_stack, int ret)
 {
 	struct capable_event event = {};
-	__u64 pid_tgid = bpf_get_current_pid_tgid();
 
-	event.tgid = pid_tgid >> 32;
-	event.tid = pid_tgid;
+	SET_CURRENT(&event);
 	event.cap = cap;
 	event.ret = ret;
 	if (unique && !is_new(&event))
@@ -82,7 +80,6 @@ static __always_inline void on_check(bool btf, void *ctx, const struct cred *cre
 	event.time_ns = bpf_ktime_get_boot_ns();
 	if (want_cgroup)
 		event.cgroup = bpf_get_current_cgroup_id();
-	event.uid = bpf_get_current_uid_gid();
 	event.cred_uid = FIELD(btf, cred, uid.val);
 	event.user_ns = FIELD(btf, user_ns, ns.inum);
 	event.cred_user_ns = btf ? cred->user_ns->ns.inum : BPF_CORE_READ(cred, user_ns, ns.inum);
@@ -90,7 +87,6 @@ static __always_inline void on_check(bool btf, void *ctx, const struct cred *cre
 		event.opts = *opts;
 		event.opts_known = 1;
 	}
-	bpf_get_current_comm(event.comm, sizeof(event.comm));
 	/* Before the event, so that user space knows them by then. */
 	event.kernel_stack = kernel_stack ? *kernel_stack : stack_kernel(ctx, event.time_ns);
 	event.user_stack = stack_user(ctx, event.tgid, event.time_ns);

@@ -214,7 +214,7 @@ impl Trace for Capable {
             if let Some(stacks) = stacks.as_ref().filter(|_| stack::is_stack(bytes)) {
                 return Ok(stacks.record::<types::stack_head>(bytes)?);
             }
-            let Some((record, _)) = kscope::record::<Record>(bytes) else { return Ok(()) };
+            let (record, _) = kscope::record::<Record>(bytes)?;
             let frames =
                 stacks.as_ref().map(|s| s.of_event(record.kernel_stack, record.user_stack)).transpose()?;
             let lines = frames.as_ref().filter(|_| !out.is_json()).map_or_else(Vec::new, EventFrames::lines);

@@ -210,7 +210,7 @@ impl Trace for Execsnoop {
         let mut cgroups = names::Cgroups::default();
         let mut parts = Parts::default();
         session.stream(&skeleton.maps.events, |bytes, out| {
-            let Some((record, tail)) = kscope::record::<Record>(bytes) else { return Ok(()) };
+            let (record, tail) = kscope::record::<Record>(bytes)?;
             if RecordKind(record.kind.into()) == RecordKind::EXECSNOOP_ARGS {
                 parts.add(&record, tail);
                 return Ok(());

@@ -61,6 +61,7 @@ static __always_inline int on_exit(bool btf, struct task_struct *task, bool grou
 {
 	struct exitsnoop_event event = {};
 	struct task_struct *who = task;
+	__u64 pids;
 
 	if (!threads) {
 		who = FIELD(btf, task, group_leader);
@@ -86,9 +87,10 @@ static __always_inline int on_exit(bool btf, struct task_struct *task, bool grou
 			return 0;
 	}
 	event.time_ns = bpf_ktime_get_boot_ns();
-	event.ppid = btf ? who->real_parent->tgid : BPF_CORE_READ(who, real_parent, tgid);
-	event.tgid = FIELD(btf, who, tgid);
-	event.tid = FIELD(btf, who, pid);
+	event.ppid = task_pids(btf, FIELD(btf, who, real_parent)) >> 32;
+	pids = task_pids(btf, who);
+	event.tgid = pids >> 32;
+	event.tid = pids;
 	event.uid = btf ? who->cred->uid.val : BPF_CORE_READ(who, cred, uid.val);
 	bpf_probe_read_kernel_str(event.comm, sizeof(event.comm), who->comm);
 	if (want_cgroup)
@@ -97,17 +99,8 @@ static __always_inline int on_exit(bool btf, struct task_struct *task, bool grou
 	return 0;
 }
 
-SEC("tp_btf/sched_process_exit")
-int exit__tp_btf(__u64 *ctx)
-{
-	return on_exit(true, (struct task_struct *)ctx[0], passes_group_dead && RAW_ARG(ctx, 1));
-}
-
-SEC("raw_tp/sched_process_exit")
-int exit__raw_tp(__u64 *ctx)
-{
-	return on_exit(false, (struct task_struct *)ctx[0], passes_group_dead && RAW_ARG(ctx, 1));
-}
+TRACEPOINT_HOOK(exit, "sched_process_exit",
+		on_exit(btf, (struct task_struct *)ctx[0], passes_group_dead &&RAW_ARG(ctx, 1)))
 
 /* 6.15 gave the record this. */
 struct trace_event_raw_sched_process_exit___6_15 {

@@ -191,7 +191,7 @@ impl Trace for Exitsnoop {
         session.out().header(&columns)?;
         let mut cgroups = names::Cgroups::default();
         session.stream(&skeleton.maps.events, |bytes, out| {
-            let Some((record, _)) = kscope::record::<Record>(bytes) else { return Ok(()) };
+            let (record, _) = kscope::record::<Record>(bytes)?;
             let (time, cgroup) = (out.clock().wall(record.time_ns), cgroups.path(record.cgroup));
             Ok(out.row(&columns, &Exit { time, record, thread, cgroup })?)
         })?;

@@ -90,7 +90,6 @@ static __always_inline void report(enum fsslower_op op, const struct start *star
 {
 	__u32 key = op;
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &key);
-	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct file_system_type *type = (void *)start->type;
 	struct fsslower_event *event;
 	struct dentry *dentry;
@@ -105,12 +104,9 @@ static __always_inline void report(enum fsslower_op op, const struct start *star
 	event->offset = offset;
 	event->ret = ret;
 	event->op = op;
-	event->tgid = pid_tgid >> 32;
-	event->tid = pid_tgid;
-	event->uid = bpf_get_current_uid_gid();
+	SET_CURRENT(event);
 	if (want_cgroup)
 		event->cgroup = bpf_get_current_cgroup_id();
-	bpf_get_current_comm(event->comm, sizeof(event->comm));
 	if (file) {
 		type = BPF_CORE_READ(file, f_inode, i_sb, s_type);
 		dentry = BPF_CORE_READ(file, f_path.dentry);
@@ -164,101 +160,34 @@ static __always_inline int on_return(enum fsslower_op op, __s64 ret)
 	return 0;
 }
 
-SEC("fentry")
-int BPF_PROG(read__fentry, struct kiocb *iocb)
-{
-	return on_function(FSSLOWER_READ, iocb);
-}
+/* The hook of an operation, by pairs of programs: on `object`, one of the arguments. */
+#define OPERATION_HOOK(hook, op, object, result, ...)                                              \
+	SEC("fentry")                                                                              \
+	int BPF_PROG(hook##__fentry, __VA_ARGS__)                                                  \
+	{                                                                                          \
+		return on_function(op, object);                                                    \
+	}                                                                                          \
+	SEC("fexit")                                                                               \
+	int BPF_PROG(hook##__fexit, __VA_ARGS__, result ret)                                       \
+	{                                                                                          \
+		return on_return(op, ret);                                                         \
+	}                                                                                          \
+	SEC("kprobe")                                                                              \
+	int BPF_KPROBE(hook##__kprobe, __VA_ARGS__)                                                \
+	{                                                                                          \
+		return on_function(op, object);                                                    \
+	}                                                                                          \
+	SEC("kretprobe")                                                                           \
+	int BPF_KRETPROBE(hook##__kretprobe, result ret)                                           \
+	{                                                                                          \
+		return on_return(op, ret);                                                         \
+	}
 
-SEC("fexit")
-int BPF_PROG(read__fexit, struct kiocb *iocb, struct iov_iter *iter, ssize_t ret)
-{
-	return on_return(FSSLOWER_READ, ret);
-}
-
-SEC("kprobe")
-int BPF_KPROBE(read__kprobe, struct kiocb *iocb)
-{
-	return on_function(FSSLOWER_READ, iocb);
-}
-
-SEC("kretprobe")
-int BPF_KRETPROBE(read__kretprobe, ssize_t ret)
-{
-	return on_return(FSSLOWER_READ, ret);
-}
-
-SEC("fentry")
-int BPF_PROG(write__fentry, struct kiocb *iocb)
-{
-	return on_function(FSSLOWER_WRITE, iocb);
-}
-
-SEC("fexit")
-int BPF_PROG(write__fexit, struct kiocb *iocb, struct iov_iter *iter, ssize_t ret)
-{
-	return on_return(FSSLOWER_WRITE, ret);
-}
-
-SEC("kprobe")
-int BPF_KPROBE(write__kprobe, struct kiocb *iocb)
-{
-	return on_function(FSSLOWER_WRITE, iocb);
-}
-
-SEC("kretprobe")
-int BPF_KRETPROBE(write__kretprobe, ssize_t ret)
-{
-	return on_return(FSSLOWER_WRITE, ret);
-}
-
-SEC("fentry")
-int BPF_PROG(open__fentry, struct inode *inode, struct file *file)
-{
-	return on_function(FSSLOWER_OPEN, file);
-}
-
-SEC("fexit")
-int BPF_PROG(open__fexit, struct inode *inode, struct file *file, int ret)
-{
-	return on_return(FSSLOWER_OPEN, ret);
-}
-
-SEC("kprobe")
-int BPF_KPROBE(open__kprobe, struct inode *inode, struct file *file)
-{
-	return on_function(FSSLOWER_OPEN, file);
-}
-
-SEC("kretprobe")
-int BPF_KRETPROBE(open__kretprobe, int ret)
-{
-	return on_return(FSSLOWER_OPEN, ret);
-}
-
-SEC("fentry")
-int BPF_PROG(fsync__fentry, struct file *file)
-{
-	return on_function(FSSLOWER_FSYNC, file);
-}
-
-SEC("fexit")
-int BPF_PROG(fsync__fexit, struct file *file, loff_t start, loff_t end, int datasync, int ret)
-{
-	return on_return(FSSLOWER_FSYNC, ret);
-}
-
-SEC("kprobe")
-int BPF_KPROBE(fsync__kprobe, struct file *file)
-{
-	return on_function(FSSLOWER_FSYNC, file);
-}
-
-SEC("kretprobe")
-int BPF_KRETPROBE(fsync__kretprobe, int ret)
-{
-	return on_return(FSSLOWER_FSYNC, ret);
-}
+OPERATION_HOOK(read, FSSLOWER_READ, iocb, ssize_t, struct kiocb *iocb, struct iov_iter *iter)
+OPERATION_HOOK(write, FSSLOWER_WRITE, iocb, ssize_t, struct kiocb *iocb, struct iov_iter *iter)
+OPERATION_HOOK(open, FSSLOWER_OPEN, file, int, struct inode *inode, struct file *file)
+OPERATION_HOOK(fsync, FSSLOWER_FSYNC, file, int, struct file *file, loff_t start, loff_t end,
+	       int datasync)
 
 /* System calls, of files of some types. */
 

@@ -224,7 +224,7 @@ impl Trace for Fsslower {
         session.out().header(&columns)?;
         let mut cgroups = names::Cgroups::default();
         session.stream(&skeleton.maps.events, |bytes, out| {
-            let Some((record, tail)) = kscope::record::<Record>(bytes) else { return Ok(()) };
+            let (record, tail) = kscope::record::<Record>(bytes)?;
             let tail = &tail[..usize::from(record.path_len).min(tail.len())];
             let path = (record.path_unknown == 0).then(|| names::path(tail, record.path_incomplete == 0));
             let time = out.clock().wall(record.time_ns);

@@ -139,19 +139,15 @@ static __always_inline void read_result(struct frame *frame, int ret)
 static __always_inline void send(struct frame *frame, __u64 now)
 {
 	struct gethostlatency_event *event = &frame->event;
-	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	long len = event->host_len;
 
 	if (failed_only && !event->failed)
 		return;
 	event->time_ns = now;
 	event->latency_ns = now - frame->start_ns;
-	event->tgid = pid_tgid >> 32;
-	event->tid = pid_tgid;
-	event->uid = bpf_get_current_uid_gid();
+	SET_CURRENT(event);
 	if (want_cgroup)
 		event->cgroup = bpf_get_current_cgroup_id();
-	bpf_get_current_comm(event->comm, sizeof(event->comm));
 	event->no_host = !frame->name;
 	/* Its page was not in memory at the entry, but the function has read it since. */
 	if (!len && frame->name)
@@ -256,14 +252,4 @@ static __always_inline int on_exit(void)
 	return 0;
 }
 
-SEC("tp_btf/sched_process_exit")
-int thread_end__tp_btf(void *ctx)
-{
-	return on_exit();
-}
-
-SEC("raw_tp/sched_process_exit")
-int thread_end__raw_tp(void *ctx)
-{
-	return on_exit();
-}
+TRACEPOINT_HOOK(thread_end, "sched_process_exit", on_exit())

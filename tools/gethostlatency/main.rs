@@ -239,7 +239,7 @@ impl Trace for Gethostlatency {
         session.out().header(&columns)?;
         let mut cgroups = names::Cgroups::default();
         session.stream_following(&mut probes, &skeleton.maps.events, |bytes, out| {
-            let Some((record, tail)) = kscope::record::<Record>(bytes) else { return Ok(()) };
+            let (record, tail) = kscope::record::<Record>(bytes)?;
             let host = tail[..usize::from(record.host_len).min(tail.len())].to_vec();
             let (time, cgroup) = (out.clock().wall(record.time_ns), cgroups.path(record.cgroup));
             Ok(out.row(&columns, &Lookup { time, record, host, cgroup })?)

@@ -47,6 +47,9 @@ static __always_inline void leave(bool btf, __u64 *ctx, struct task_struct *prev
 	start = starts_make(btf, prev);
 	if (!start)
 		return;
+	/* Its return was not seen. */
+	if (start->ns)
+		count(DROPPED_UNKNOWN_END);
 	pids = task_pids(btf, prev);
 	start->tgid = pids >> 32;
 	start->tid = pids;
@@ -86,8 +89,9 @@ static __always_inline void come_back(bool btf, struct task_struct *next, __u64 
 		add(start, now);
 		return;
 	}
-	/* It was off the CPU when tracing began, unless it is new. */
-	if (!start && wanted_state < 0 && (FIELD(btf, next, nvcsw) || FIELD(btf, next, nivcsw))) {
+	/* It was off the CPU when tracing began, or its leave was not seen; unless it is new. */
+	if (wanted_state < 0 && !ended_ns &&
+	    (FIELD(btf, next, nvcsw) || FIELD(btf, next, nivcsw))) {
 		bool kernel_thread = FIELD(btf, next, flags) & PF_KTHREAD;
 
 		if (!(kernel_thread ? user_threads_only : kernel_threads_only) &&
@@ -116,17 +120,7 @@ static __always_inline int on_switch(bool btf, __u64 *ctx)
 	return 0;
 }
 
-SEC("tp_btf/sched_switch")
-int sched_switch__tp_btf(__u64 *ctx)
-{
-	return on_switch(true, ctx);
-}
-
-SEC("raw_tp/sched_switch")
-int sched_switch__raw_tp(__u64 *ctx)
-{
-	return on_switch(false, ctx);
-}
+TRACEPOINT_HOOK(sched_switch, "sched_switch", on_switch(btf, ctx))
 
 /* At the end, for the tasks that are still off the CPU. */
 SEC("iter/task")

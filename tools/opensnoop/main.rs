@@ -214,7 +214,7 @@ impl Trace for Opensnoop {
         let mut cgroups = names::Cgroups::default();
         let mut submitted = HashMap::new();
         session.stream(&skeleton.maps.events, |bytes, out| {
-            let Some((record, tail)) = kscope::record::<Record>(bytes) else { return Ok(()) };
+            let (record, tail) = kscope::record::<Record>(bytes)?;
             let (record, tail) = match RecordKind(record.kind.into()) {
                 RecordKind::OPENSNOOP_URING_SUBMIT => {
                     submitted.insert(record.req, (record, tail.to_vec()));

@@ -61,9 +61,9 @@ static __always_inline struct kscope_hist *find_hist(bool btf, struct task_struc
 	if (!per_process && !per_thread && !per_pidns)
 		return &total;
 	if (per_process)
-		key.tgid = FIELD(btf, task, tgid);
+		key.tgid = task_pids(btf, task) >> 32;
 	if (per_thread)
-		key.tid = FIELD(btf, task, pid);
+		key.tid = task_pids(btf, task);
 	else
 		named = FIELD(btf, task, group_leader);
 	if (per_pidns)
@@ -146,19 +146,7 @@ static __always_inline int on_switch(bool btf, __u64 *ctx)
 	return 0;
 }
 
-#define TWO_WAYS(hook, tracepoint, handler)                                                        \
-	SEC("tp_btf/" tracepoint)                                                                  \
-	int hook##__tp_btf(__u64 *ctx)                                                             \
-	{                                                                                          \
-		return handler(true, ctx);                                                         \
-	}                                                                                          \
-	SEC("raw_tp/" tracepoint)                                                                  \
-	int hook##__raw_tp(__u64 *ctx)                                                             \
-	{                                                                                          \
-		return handler(false, ctx);                                                        \
-	}
-
 /* The ends are seen before the first beginning is. */
-TWO_WAYS(sched_switch, "sched_switch", on_switch)
-TWO_WAYS(sched_wakeup, "sched_wakeup", on_wakeup)
-TWO_WAYS(sched_wakeup_new, "sched_wakeup_new", on_wakeup)
+TRACEPOINT_HOOK(sched_switch, "sched_switch", on_switch(btf, ctx))
+TRACEPOINT_HOOK(sched_wakeup, "sched_wakeup", on_wakeup(btf, ctx))
+TRACEPOINT_HOOK(sched_wakeup_new, "sched_wakeup_new", on_wakeup(btf, ctx))

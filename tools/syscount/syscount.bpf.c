@@ -66,10 +66,17 @@ struct {
 	__type(value, __u64);
 } uring_starts SEC(".maps");
 
-static __always_inline void add(struct syscount_count *sum, bool failed, __u64 ns)
+/* own: the sum is this CPU's, and nothing that adds to it interrupts this. */
+static __always_inline void add(struct syscount_count *sum, bool own, bool failed, __u64 ns)
 {
 	if (!sum) {
 		count(LOST_MAP_FULL);
+		return;
+	}
+	if (own) {
+		sum->count++;
+		sum->errors += failed;
+		sum->total_ns += ns;
 		return;
 	}
 	__sync_fetch_and_add(&sum->count, 1);
@@ -85,7 +92,7 @@ static __always_inline struct syscount_count *find_process(struct task_struct *t
 	struct syscount_process_key key = {.uring = uring};
 	struct syscount_process zero = {}, *process;
 
-	key.tgid = uring ? BPF_CORE_READ(task, tgid) : bpf_get_current_pid_tgid() >> 32;
+	key.tgid = (uring ? task_pids(false, task) : current_pids()) >> 32;
 	process = bpf_map_lookup_elem(&processes, &key);
 	if (process && !renamed)
 		return &process->count;
@@ -100,7 +107,8 @@ static __always_inline struct syscount_count *find_process(struct task_struct *t
 	return &process->count;
 }
 
-static __always_inline struct syscount_count *find_call(__s32 nr, __u32 abi)
+/* Calls begin and end outside of interrupts, and nothing preempts this. */
+static __always_inline void count_number(__s32 nr, __u32 abi, bool failed, __u64 ns)
 {
 	struct syscount_call key = {.nr = nr, .abi = abi};
 	struct syscount_count zero = {}, *sum;
@@ -108,22 +116,24 @@ static __always_inline struct syscount_count *find_call(__s32 nr, __u32 abi)
 	if (abi != SYSCOUNT_X32 && (__u32)nr < SYSCOUNT_NUMBERS) {
 		__u32 slot = nr + (abi == SYSCOUNT_COMPAT ? SYSCOUNT_NUMBERS : 0);
 
-		return bpf_map_lookup_elem(&calls, &slot);
+		add(bpf_map_lookup_elem(&calls, &slot), true, failed, ns);
+		return;
 	}
 	sum = bpf_map_lookup_elem(&other_calls, &key);
-	if (sum)
-		return sum;
-	bpf_map_update_elem(&other_calls, &key, &zero, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&other_calls, &key);
+	if (!sum) {
+		bpf_map_update_elem(&other_calls, &key, &zero, BPF_NOEXIST);
+		sum = bpf_map_lookup_elem(&other_calls, &key);
+	}
+	add(sum, false, failed, ns);
 }
 
 static __always_inline void count_call(__s32 nr, __u32 abi, bool renamed, bool failed, __u64 ns)
 {
 	if (per_process)
 		add(find_process((struct task_struct *)bpf_get_current_task(), false, renamed),
-		    failed, ns);
+		    false, failed, ns);
 	else
-		add(find_call(nr, abi), failed, ns);
+		count_number(nr, abi, failed, ns);
 }
 
 /* Whether a call that ended so is asked for. */
@@ -241,17 +251,7 @@ static __always_inline int on_exec(void)
 	return 0;
 }
 
-SEC("tp_btf/sched_prepare_exec")
-int exec__tp_btf(void *ctx)
-{
-	return on_exec();
-}
-
-SEC("raw_tp/sched_prepare_exec")
-int exec__raw_tp(void *ctx)
-{
-	return on_exec();
-}
+TRACEPOINT_HOOK(exec, "sched_prepare_exec", on_exec())
 
 /* The calls that do not return end here. */
 static __always_inline int on_exit(void)
@@ -268,17 +268,7 @@ static __always_inline int on_exit(void)
 	return 0;
 }
 
-SEC("tp_btf/sched_process_exit")
-int exit__tp_btf(void *ctx)
-{
-	return on_exit();
-}
-
-SEC("raw_tp/sched_process_exit")
-int exit__raw_tp(void *ctx)
-{
-	return on_exit();
-}
+TRACEPOINT_HOOK(exit, "sched_process_exit", on_exit())
 
 TASK_VALUES_EXIT(begun)
 
@@ -339,11 +329,11 @@ static __always_inline int on_uring_complete(struct io_kiocb *req, int res)
 		}
 	}
 	if (per_process) {
-		add(find_process(task, true, false), failed, ns);
+		add(find_process(task, true, false), false, failed, ns);
 	} else {
 		__u32 op = BPF_CORE_READ(req, opcode);
 
-		add(bpf_map_lookup_elem(&uring_ops, &op), failed, ns);
+		add(bpf_map_lookup_elem(&uring_ops, &op), false, failed, ns);
 	}
 	return 0;
 }
@@ -354,39 +344,10 @@ static __always_inline int on_uring_complete(struct io_kiocb *req, int res)
 				  ? BPF_CORE_READ((struct io_uring_cqe *)RAW_ARG(ctx, 2), res)     \
 				  : (int)RAW_ARG(ctx, 3))
 
-SEC("tp_btf/io_uring_complete")
-int uring_complete__tp_btf(__u64 *ctx)
-{
-	return URING_COMPLETE(ctx);
-}
+TRACEPOINT_HOOK(uring_complete, "io_uring_complete", URING_COMPLETE(ctx))
 
-SEC("raw_tp/io_uring_complete")
-int uring_complete__raw_tp(__u64 *ctx)
-{
-	return URING_COMPLETE(ctx);
-}
-
-SEC("tp_btf/io_uring_submit_req")
-int uring_submit__tp_btf(__u64 *ctx)
-{
-	return on_uring_submit((struct io_kiocb *)ctx[0]);
-}
-
-SEC("raw_tp/io_uring_submit_req")
-int uring_submit__raw_tp(__u64 *ctx)
-{
-	return on_uring_submit((struct io_kiocb *)ctx[0]);
-}
+TRACEPOINT_HOOK(uring_submit, "io_uring_submit_req", on_uring_submit((struct io_kiocb *)ctx[0]))
 
 /* Its name from 6.0 to 6.2. */
-SEC("tp_btf/io_uring_submit_sqe")
-int uring_submit__tp_btf_sqe(__u64 *ctx)
-{
-	return on_uring_submit((struct io_kiocb *)ctx[0]);
-}
-
-SEC("raw_tp/io_uring_submit_sqe")
-int uring_submit__raw_tp_sqe(__u64 *ctx)
-{
-	return on_uring_submit((struct io_kiocb *)ctx[0]);
-}
+TRACEPOINT_HOOK_AS(uring_submit, _sqe, "io_uring_submit_sqe",
+		   on_uring_submit((struct io_kiocb *)ctx[0]))

@@ -256,7 +256,7 @@ impl Tcpconnect {
             out.row(&columns, &Connect { time, record, cgroup })
         };
         session.stream(&skeleton.maps.events, |bytes, out| {
-            let Some((record, _)) = kscope::record::<Record>(bytes) else { return Ok(()) };
+            let (record, _) = kscope::record::<Record>(bytes)?;
             Ok(print(record, out)?)
         })?;
         let mut pending = maps::entries::<u64, Record>(&skeleton.maps.attempts)?;

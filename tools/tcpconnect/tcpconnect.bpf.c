@@ -58,13 +58,8 @@ static __always_inline bool ends_pass(const struct kscope_ends *ends)
 
 static __always_inline void set_task(struct tcpconnect_event *event)
 {
-	__u64 pid_tgid = bpf_get_current_pid_tgid();
-
-	event->tgid = pid_tgid >> 32;
-	event->tid = pid_tgid;
-	event->uid = bpf_get_current_uid_gid();
+	SET_CURRENT(event);
 	event->cgroup = bpf_get_current_cgroup_id();
-	bpf_get_current_comm(event->comm, sizeof(event->comm));
 }
 
 static __always_inline void add(const struct tcpconnect_event *event)
@@ -201,23 +196,7 @@ static __always_inline int on_state(bool btf, const struct sock *sk, int from, i
 	return 0;
 }
 
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(state__tp_btf, const struct sock *sk, int from, int to)
-{
-	return on_state(true, sk, from, to);
-}
-
-SEC("raw_tp/inet_sock_set_state")
-int BPF_PROG(state__raw_tp, const struct sock *sk, int from, int to)
-{
-	return on_state(false, sk, from, to);
-}
-
-SEC("tp/sock/inet_sock_set_state")
-int state__tp(struct trace_event_raw_inet_sock_set_state *ctx)
-{
-	return on_state(false, ctx->skaddr, ctx->oldstate, ctx->newstate);
-}
+SOCK_STATE_HOOK(state, on_state)
 
 /* connect() returns an error to the running task. */
 static __always_inline int on_return(int fd, const void *address, int error)

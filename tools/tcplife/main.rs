@@ -195,7 +195,7 @@ impl Trace for Tcplife {
             out.row(&columns, &Connection { time, record, cgroup })
         };
         session.stream(&skeleton.maps.events, |bytes, out| {
-            let Some((record, _)) = kscope::record::<Record>(bytes) else { return Ok(()) };
+            let (record, _) = kscope::record::<Record>(bytes)?;
             Ok(print(record, out)?)
         })?;
         // Nobody has closed these, so that they are nobody's that was asked for.

@@ -59,7 +59,7 @@ static __always_inline void keep(__u64 key, const struct tcplife_connection *con
 /* The running task is the one that uses the socket. */
 static __always_inline void set_owner(struct tcplife_connection *connection)
 {
-	connection->tgid = bpf_get_current_pid_tgid() >> 32;
+	connection->tgid = current_pids() >> 32;
 	connection->uid = bpf_get_current_uid_gid();
 	bpf_get_current_comm(connection->comm, sizeof(connection->comm));
 	connection->cgroup = bpf_get_current_cgroup_id();
@@ -197,7 +197,7 @@ static __always_inline int on_destroy(const struct sock *sk)
 	event = *ended;
 	bpf_map_delete_elem(&unowned, &key);
 	if (!(CURRENT(flags) & PF_KTHREAD)) {
-		event.tgid = bpf_get_current_pid_tgid() >> 32;
+		event.tgid = current_pids() >> 32;
 		event.uid = bpf_get_current_uid_gid();
 		event.cgroup = bpf_get_current_cgroup_id();
 		bpf_get_current_comm(event.comm, sizeof(event.comm));
@@ -246,35 +246,9 @@ static __always_inline int on_state(bool btf, const struct sock *sk, int from, i
 	return 0;
 }
 
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(state__tp_btf, const struct sock *sk, int from, int to)
-{
-	return on_state(true, sk, from, to);
-}
+SOCK_STATE_HOOK(state, on_state)
 
-SEC("raw_tp/inet_sock_set_state")
-int BPF_PROG(state__raw_tp, const struct sock *sk, int from, int to)
-{
-	return on_state(false, sk, from, to);
-}
-
-SEC("tp/sock/inet_sock_set_state")
-int state__tp(struct trace_event_raw_inet_sock_set_state *ctx)
-{
-	return on_state(false, ctx->skaddr, ctx->oldstate, ctx->newstate);
-}
-
-SEC("tp_btf/tcp_destroy_sock")
-int BPF_PROG(destroy__tp_btf, struct sock *sk)
-{
-	return on_destroy(sk);
-}
-
-SEC("raw_tp/tcp_destroy_sock")
-int BPF_PROG(destroy__raw_tp, struct sock *sk)
-{
-	return on_destroy(sk);
-}
+TRACEPOINT_HOOK(destroy, "tcp_destroy_sock", on_destroy((struct sock *)ctx[0]))
 
 SEC("tp/tcp/tcp_destroy_sock")
 int destroy__tp(struct trace_event_raw_tcp_event_sk *ctx)

@@ -95,6 +95,14 @@ pub fn cpu_time() -> Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
+/// What this process has used, and children of it that have ended.
+pub fn process_cpu_time() -> Result<Duration> {
+    let own: Duration = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)?.into();
+    let children = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let of = |time: TimeVal| Duration::from_micros((1_000_000 * time.tv_sec() + time.tv_usec()) as u64);
+    Ok(own + of(children.user_time()) + of(children.system_time()))
+}
+
 /// Burns user CPU in `burn_seventy` and `burn_thirty`, exactly 70:30 by the number of steps.
 pub fn burn(args: Args) -> Result<()> {
     let until = pin(args)?;

@@ -2,7 +2,7 @@
 //! The oracle of the behaviour tests: does an exactly known list of things and reports each.
 //!
 //! Every subcommand prints `{"ready":true,...}`, waits for a line on stdin, acts, prints one JSON object per
-//! action and `{"done":true}`, and exits when stdin closes. All that an action needs (files, memory, rings)
+//! action and `{"done":true,...}`, and exits when stdin closes. All that an action needs (files, memory, rings)
 //! is made before `ready`, so that a tracer attached between `ready` and `go` sees nothing but the actions.
 //!
 //! Exit status: 0 done, 1 the workload itself failed, 77 this kernel does not offer what was asked for.
@@ -11,6 +11,7 @@ mod args;
 mod call;
 mod calls;
 mod capability;
+mod cheap_loops;
 mod comm;
 #[cfg(target_arch = "x86_64")]
 mod compat;
@@ -52,6 +53,8 @@ const USAGE: &str = "usage: workload open --dir DIR WAY...
        workload lookup FUNCTION:HOST...
        workload lookup-loop --until FILE
        workload calls
+       workload call-loop --count N
+       workload switch-loop --count N --cpu C
        workload forks --count N
        workload runq --cpu C --count N [--namespace pid]
        workload files --dir DIR [--count N] ACTION...
@@ -96,6 +99,8 @@ fn run(subcommand: &str, args: Args) -> Result<()> {
         "syscalls" => cpu::syscalls(args),
         "burn" => cpu::burn(args),
         "calls" => calls::run(args),
+        "call-loop" => cheap_loops::calls(args),
+        "switch-loop" => cheap_loops::switches(args),
         "forks" => forks::run(args),
         "runq" => runq::run(args),
         "capability" => capability::run(args),

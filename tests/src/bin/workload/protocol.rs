@@ -9,6 +9,8 @@ use nix::sys::prctl;
 use nix::unistd::{getpid, gettid};
 use serde_json::{Value, json};
 
+use crate::cpu::process_cpu_time;
+
 /// What a kernel without the facility asked for answers: no fault of the workload.
 #[derive(Debug)]
 pub struct Refused(pub String);
@@ -21,15 +23,17 @@ impl std::fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// Says `ready`, waits for `go`, acts, says `done` and waits until stdin closes.
+/// Says `ready`, waits for `go`, acts, says `done` and what CPU time that took, and waits until stdin closes.
 pub fn session(actions: impl FnOnce() -> Result<()>) -> Result<()> {
     emit(&json!({"ready": true, "pid": getpid().as_raw(), "tid": gettid().as_raw()}))?;
     let mut stdin = stdin().lock();
     if stdin.read_line(&mut String::new()).context("stdin")? == 0 {
         bail!("stdin closed before \"go\"");
     }
+    let before = process_cpu_time()?;
     actions()?;
-    emit(&json!({"done": true}))?;
+    let cpu = process_cpu_time()? - before;
+    emit(&json!({"done": true, "cpu_ns": cpu.as_nanos() as u64}))?;
     stdin.read_to_end(&mut Vec::new()).context("stdin")?;
     Ok(())
 }
