@@ -22,6 +22,9 @@ class Case:
     paced: list = field(default_factory=list)
     # What marks the workload's lines in the output of both.
     mark: str = ""
+    # How many of them there are for each of `count`.
+    lines: int = 1
+    rates: list = field(default_factory=lambda: [25_000, 50_000, 100_000, 200_000, 400_000, 800_000])
 
 
 CASES = [
@@ -33,11 +36,31 @@ CASES = [
     Case(
         "execsnoop", ["/usr/sbin/execsnoop"], ["exec-loop", "--count", "3000", "--args", "4"], 3_000,
         event="exec", mark="seq-",
+        paced=["exec-loop", "--count", "{count}", "--rate", "{rate}", "--args", "4"], rates=[250, 500, 1000, 2000],
     ),
     Case(
         "biolatency", ["/usr/sbin/biolatency"],
         ["io", "--path", "{disk}", "--mode", "read", "--count", "20000", "--bs", "4096"], 20_000, event="block I/O",
     ),
+    Case(
+        "runqlat", ["/usr/sbin/runqlat"], ["switch-loop", "--count", "200000", "--cpu", "1"], 200_000,
+        event="switch from thread to thread",
+    ),
+    # libbpf-tools has no profile.
+    Case(
+        "profile", ["bpftrace", "-e", "profile:hz:997 { @[pid, comm, kstack, ustack] = count(); }"],
+        ["burn", "--cpu-seconds", "2", "--cpu", "1"], 2 * 997, ours=["-F", "997"], event="sample of a busy CPU",
+    ),
+    Case(
+        "offcputime", ["/usr/sbin/offcputime"], ["switch-loop", "--count", "200000", "--cpu", "1"], 200_000,
+        event="switch from thread to thread",
+    ),
+    Case(
+        "tcplife", ["/usr/sbin/tcplife"], ["tcp-loop", "--count", "5000"], 10_000,
+        event="end of a connection", mark="workload", lines=2,
+        paced=["tcp-loop", "--count", "{count}", "--rate", "{rate}"], rates=[1000, 2000, 4000, 8000],
+    ),
+    Case("syscount", ["/usr/sbin/syscount"], ["call-loop", "--count", "2000000"], 2_000_000, event="system call"),
 ]
 
 

@@ -36,6 +36,10 @@ class Rows:
                 text += f", ours below the noise of {number(noise)} {unit}"
         self.lines.append((what, f"{number(ours)} {unit}", f"{number(peer)} {unit}", text))
 
+    def nothing(self, ns):
+        """What is in the figures of the row before, and is no program's."""
+        self.lines.append(("of which the measure itself, a run", f"{number(ns)} ns", f"{number(ns)} ns", ""))
+
     def fact(self, what, ours, peer):
         word = {True: "yes", False: "no"}
         self.lines.append((what, word[ours], word[peer], ""))

@@ -792,6 +792,8 @@ fn a_few_events_in(cgroup: &cgroup::Cgroup) {
         Workload::start(["exec", "--dir", path, "execve", "fail-enoent"]),
         Workload::start(["lookup", "numeric:127.0.0.1"]),
         Workload::start(["tcp-loop", "--count", "2"]),
+        Workload::start(["files", "--dir", path, "pread", "pwrite"]),
+        Workload::start(["capability", "chroot", "sethostname"]),
         io,
     ];
     workloads.iter().for_each(|workload| cgroup.add(workload.pid()));

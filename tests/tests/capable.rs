@@ -32,7 +32,8 @@ fn with_pid(workload: &Workload, args: &[&str]) -> Run {
 fn knows_options(header: &Value) -> bool {
     let way = header["hooks"]["check"].as_str().unwrap();
     let known = way.starts_with("fexit") || way.starts_with("kprobe");
-    assert!(known || way.starts_with("tp_btf") || way.starts_with("raw_tp"), "{way}");
+    let tracepoint = ["tp_btf/", "raw_tp/", "tp/"].iter().any(|kind| way.starts_with(kind));
+    assert!(known || tracepoint, "{way}");
     known
 }
 
@@ -72,7 +73,7 @@ fn assert_exactly(finished: &Finished, actions: &[Value], uid: u32) {
 
 #[test]
 fn checks_are_reported_exactly_by_each_way() {
-    for forced in ["", "tp_btf", "raw_tp", "fentry", "kprobe"] {
+    for forced in ["", "tp_btf", "raw_tp", "tp", "fentry", "kprobe"] {
         let refused = capable(&["--dry-run"]).env("KSCOPE_WAY", forced).output();
         if refused.code() != 0 {
             let sentence = refused.refusal(1);

@@ -8,7 +8,7 @@ use kscope_tests::bpf::PinnedMap;
 use kscope_tests::bytes::{bytes_of, unhex};
 use kscope_tests::cgroup::Cgroup;
 use kscope_tests::table::Table;
-use kscope_tests::{Finished, Run, Workload, now, say_untested};
+use kscope_tests::{Finished, Run, Workload, metrics, now, say_untested};
 use nix::errno::Errno;
 use serde_json::Value;
 
@@ -246,6 +246,29 @@ fn connects_are_counted() {
     let counts: u64 = rows.iter().map(|row| row["connects"].as_u64().unwrap()).sum();
     assert_eq!(counts, to_port.count() as u64, "{rows:#?}");
     assert!(rows.iter().all(|row| row["local_port"].is_null()), "{rows:#?}");
+}
+
+#[test]
+fn metrics_are_the_same_counts() {
+    let workload = start(&[&quick_ways()[..], &["v4", "v4"]].concat());
+    let pid = workload.pid().to_string();
+    // They count without being told to.
+    let tracer = tcpconnect(&["--pid", &pid, "--metrics-listen=127.0.0.1:0"]).json();
+    let address = metrics::address(&tracer);
+    let actions = workload.finish();
+    let samples = metrics::parse(&metrics::get(&address, "").1);
+    tracer.stop().check();
+    let sum = |name: &str| metrics::sum(&samples, name) as usize;
+    let failed = actions.iter().filter(|action| action["result"] != "connected").count();
+    assert_eq!(sum("kscope_tcpconnect_connects_total"), actions.len(), "{samples:?}");
+    assert_eq!(sum("kscope_tcpconnect_failed_connects_total"), failed, "{samples:?}");
+    let port = format!("remote_port=\"{}\"", actions[0]["remote_port"]);
+    let to_port = actions.iter().filter(|action| action["remote_port"] == actions[0]["remote_port"]).count();
+    let of_port: f64 = metrics::of(&samples, "kscope_tcpconnect_connects_total")
+        .iter()
+        .filter_map(|(labels, count)| labels.contains(&port).then_some(count))
+        .sum();
+    assert_eq!(of_port as usize, to_port, "{samples:?}");
 }
 
 #[test]

@@ -93,22 +93,29 @@ static __always_inline void on_check(bool btf, void *ctx, const struct cred *cre
 	events_output(&event, sizeof(event), event.time_ns);
 }
 
-SEC("tp_btf/cap_capable")
-int BPF_PROG(check__tp_btf, const struct cred *cred, struct user_namespace *target_ns,
-	     const struct user_namespace *capable_ns, int cap, int ret)
+static __always_inline int on_tracepoint(bool btf, void *ctx, const struct cred *cred,
+					 const struct user_namespace *user_ns, int cap, int ret)
 {
 	if (filter_current())
-		on_check(true, ctx, cred, target_ns, cap, NULL, NULL, ret);
+		on_check(btf, ctx, cred, user_ns, cap, NULL, NULL, ret);
 	return 0;
 }
 
-SEC("raw_tp/cap_capable")
-int BPF_PROG(check__raw_tp, const struct cred *cred, struct user_namespace *target_ns,
-	     const struct user_namespace *capable_ns, int cap, int ret)
+TRACEPOINT_HOOK(check, "cap_capable",
+		on_tracepoint(btf, ctx, (const struct cred *)ctx[0],
+			      (const struct user_namespace *)ctx[1], ctx[3], ctx[4]))
+
+struct trace_event_raw_cap_capable {
+	const struct cred *cred;
+	struct user_namespace *target_ns;
+	int cap;
+	int ret;
+} __attribute__((preserve_access_index));
+
+SEC("tp/capability/cap_capable")
+int check__tp(struct trace_event_raw_cap_capable *ctx)
 {
-	if (filter_current())
-		on_check(false, ctx, cred, target_ns, cap, NULL, NULL, ret);
-	return 0;
+	return on_tracepoint(false, ctx, ctx->cred, ctx->target_ns, ctx->cap, ctx->ret);
 }
 
 SEC("fexit/cap_capable")

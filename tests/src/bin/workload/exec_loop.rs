@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `exec-loop`: executes this program many times: `noop seq-<n> arg-0 arg-1 ...`, n from 0.
+//! `exec-loop`: executes this program many times, at full speed or at a `--rate`: `noop seq-<n> arg-0 arg-1 ...`, n from 0.
 
 use std::os::unix::ffi::OsStrExt;
 use std::time::Instant;
@@ -12,10 +12,12 @@ use crate::args::Args;
 use crate::call::Call;
 use crate::exec::{Launcher, Start};
 use crate::memory;
+use crate::pace::Pace;
 use crate::protocol::{emit, session};
 
 pub fn run(mut args: Args) -> Result<()> {
-    let count: u64 = args.required("--count")?;
+    let count: usize = args.required("--count")?;
+    let pace = Pace::of(&mut args)?;
     let more: usize = args.optional("--args")?.unwrap_or(0);
     args.finish()?;
 
@@ -30,6 +32,7 @@ pub fn run(mut args: Args) -> Result<()> {
     session(|| {
         let start = Instant::now();
         for n in 0..count {
+            pace.wait(start, n);
             let sequence = format!("seq-{n}\0");
             argv[2] = sequence.as_ptr().expose_provenance();
             let call = Call::native(SYS_execve, [path, argv.as_ptr().expose_provenance(), envp]);

@@ -30,6 +30,7 @@ mod net;
 mod open;
 mod open_loop;
 mod open_plan;
+mod pace;
 mod protocol;
 mod runq;
 mod sleeps;
@@ -45,9 +46,9 @@ use crate::args::Args;
 use crate::protocol::Refused;
 
 const USAGE: &str = "usage: workload open --dir DIR WAY...
-       workload open-loop --dir DIR --count N
+       workload open-loop --dir DIR --count N [--rate R]
        workload exec --dir DIR WAY...
-       workload exec-loop --count N [--args K]
+       workload exec-loop --count N [--rate R] [--args K]
        workload exit --dir DIR WAY...
        workload io --path FILE_OR_DEVICE --count N --bs BYTES --mode read|write|discard|flush [--each true] [--comm HEX]
        workload lookup FUNCTION:HOST...
@@ -66,7 +67,7 @@ const USAGE: &str = "usage: workload open --dir DIR WAY...
        workload comm HEX
        workload tcp-life WAY...
        workload tcp-connect WAY...
-       workload tcp-loop --count N [--comm HEX]
+       workload tcp-loop --count N [--rate R] [--comm HEX]
        workload noop ...";
 
 fn main() -> ExitCode {

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -11,6 +12,7 @@ use nix::sys::socket::{
 };
 
 use crate::args::Args;
+use crate::pace::Pace;
 use crate::protocol::{emit, session, unhex};
 
 pub const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -63,9 +65,10 @@ pub fn try_connect(fd: &OwnedFd, to: SocketAddr) -> Result<i32> {
     }
 }
 
-/// Connections to itself, one after the other, under a name of any bytes.
+/// Connections to itself, one after the other, at full speed or at a `--rate`, under a name of any bytes.
 pub fn run_loop(mut args: Args) -> Result<()> {
     let count: usize = args.required("--count")?;
+    let pace = Pace::of(&mut args)?;
     let comm: Option<String> = args.optional("--comm")?;
     args.finish()?;
     let comm = comm.map(|comm| anyhow::Ok(std::ffi::CString::new(unhex(&comm)?)?)).transpose()?;
@@ -75,7 +78,9 @@ pub fn run_loop(mut args: Args) -> Result<()> {
         if let Some(comm) = &comm {
             nix::sys::prctl::set_name(comm).context("PR_SET_NAME")?;
         }
-        for _ in 0..count {
+        let start = Instant::now();
+        for n in 0..count {
+            pace.wait(start, n);
             let client = TcpStream::connect(address)?;
             drop((client, listener.accept()?));
         }

@@ -7,7 +7,7 @@
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use libc::{ENOENT, O_CLOEXEC, O_RDONLY, SYS_openat};
@@ -17,6 +17,7 @@ use serde_json::json;
 use crate::args::Args;
 use crate::call::Call;
 use crate::open_plan::CWD;
+use crate::pace::Pace;
 use crate::protocol::{emit, session};
 
 const DIGITS: usize = 7;
@@ -25,9 +26,8 @@ const EVERY: usize = 1000;
 pub fn run(mut args: Args) -> Result<()> {
     let dir: PathBuf = args.required::<PathBuf>("--dir")?.canonicalize()?;
     let count: usize = args.required("--count")?;
-    let rate: Option<u32> = args.optional("--rate")?;
+    let pace = Pace::of(&mut args)?;
     args.finish()?;
-    let between = rate.map(|rate| Duration::from_secs(1) / rate.max(1));
     ensure!(count < 10_usize.pow(DIGITS as u32), "--count must have at most {DIGITS} digits");
     for n in (0..count).step_by(EVERY) {
         fs::write(dir.join(format!("f{n:0DIGITS$}")), "")?;
@@ -38,10 +38,7 @@ pub fn run(mut args: Args) -> Result<()> {
         let (mut ok, mut failed) = (0, 0);
         let start = Instant::now();
         for n in 0..count {
-            let due = between.map(|between| start + between.saturating_mul(n as u32));
-            while due.is_some_and(|due| Instant::now() < due) {
-                std::hint::spin_loop();
-            }
+            pace.wait(start, n);
             let exists = n.is_multiple_of(EVERY);
             let path = if exists { &mut present } else { &mut missing };
             let call = Call::native(SYS_openat, [CWD, path.at(n), (O_RDONLY | O_CLOEXEC) as usize, 0]);

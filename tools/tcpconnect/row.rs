@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The rows of tcpconnect.
+
+use kscope::escape::c_bytes;
+use kscope::metrics::Exporter;
+use kscope::metrics::Family;
+use kscope::metrics::Label;
+use kscope::names;
+use kscope::net;
+use kscope::net::HasEnds;
+use kscope::row::Field;
+use kscope::row::Kind;
+use kscope::row::Row;
+use kscope::row::Value;
+use kscope::time::Wall;
+
+use super::Ends;
+use super::Record;
+use super::Sum;
+use super::types::tcpconnect_result as Outcome;
+
+const CONNECTS: Family = Family::counter("connects", "Connects with a result");
+const FAILED: Family = Family::counter("failed_connects", "Connects that failed");
+
+/// Add what was counted between two ends to the metrics.
+pub fn export(to: &mut Exporter, ends: &Ends, sum: &Sum) {
+    let (address, port) = (net::address(ends.remote).to_string(), ends.remote_port.to_string());
+    let labels: [Label<'_>; 2] = [("remote_address", &address), ("remote_port", &port)];
+    to.total(&CONNECTS, &labels, sum.connects);
+    to.total(&FAILED, &labels, sum.failed);
+}
+
+/// A connect, when its result is known.
+pub struct Connect {
+    /// When its result was known.
+    pub time: Wall,
+    /// What the kernel's side says.
+    pub record: Record,
+    /// The path of its cgroup.
+    pub cgroup: Vec<u8>,
+}
+
+impl Connect {
+    fn result(&self) -> &'static str {
+        match Outcome(self.record.result.into()) {
+            Outcome::TCPCONNECT_CONNECTED => "connected",
+            Outcome::TCPCONNECT_FAILED => "failed",
+            Outcome::TCPCONNECT_ABANDONED => "abandoned",
+            _ => "pending",
+        }
+    }
+
+    fn error_or<'a>(&'a self, otherwise: Value<'a>) -> Value<'a> {
+        let error = self.record.error.cast_signed();
+        if error == 0 { otherwise } else { Value::String(names::errno(error)) }
+    }
+
+    fn latency(&self, unit_ns: f64) -> Value<'_> {
+        let ns = self.record.latency_ns as f64;
+        if ns == 0.0 { Value::Null } else { Value::Float(ns / unit_ns, 3) }
+    }
+}
+
+kscope::has_ends!(Connect, record.ends);
+
+impl Row for Connect {
+    const TYPE: &'static str = "event";
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("time", Kind::Time, "When its result was known", |r: &Self| Value::Time(r.time))
+            .column("TIME", 9),
+        Field::new("uid", Kind::Uint, "User id", |r: &Self| Value::Uint(r.record.uid.into()))
+            .column("UID", 6),
+        Field::new("pid", Kind::Uint, "Process id", |r: &Self| Value::Uint(r.record.tgid.into()))
+            .column("PID", 7),
+        Field::new("tid", Kind::Uint, "Thread id", |r: &Self| Value::Uint(r.record.tid.into())),
+        Field::new("comm", Kind::Bytes, "Name of the thread", |r: &Self| {
+            Value::Bytes(c_bytes(&r.record.comm))
+        })
+        .column("COMM", 11),
+        Field::cgroup(|r: &Self| Value::Bytes(&r.cgroup)),
+        Field::new("ip_version", Kind::Uint, "4 or 6, as its packets are", Self::ip_version)
+            .nullable()
+            .column("IP", 3),
+        Field::new("local_address", Kind::Text, "Address on this host", Self::local_address)
+            .nullable()
+            .column("SADDR", 16),
+        Field::new("local_port", Kind::Uint, "Port on this host", Self::local_port)
+            .nullable()
+            .column("SPORT", 6),
+        Field::new("remote_address", Kind::Text, "Address of the other side", Self::remote_address)
+            .nullable()
+            .column("DADDR", 16),
+        Field::new("remote_port", Kind::Uint, "Port of the other side", Self::remote_port)
+            .nullable()
+            .column("DPORT", 6),
+        Field::table_only("MS", 7, "Milliseconds to the answer", |r: &Self| r.latency(1e6)),
+        Field::table_only("RESULT", 0, "The error, or what became of it", |r: &Self| {
+            r.error_or(Value::Text(r.result()))
+        }),
+        Field::new("result", Kind::Text, "connected, failed, abandoned or pending", |r: &Self| {
+            Value::Text(r.result())
+        }),
+        Field::new("errno", Kind::Uint, "Error number, or 0", |r: &Self| Value::Uint(r.record.error.into())),
+        Field::new("error", Kind::Text, "Name of the error", |r: &Self| r.error_or(Value::Null)).nullable(),
+        Field::new(
+            "latency_us",
+            Kind::Float,
+            "Microseconds from the first packet to the answer; null if there was none",
+            |r: &Self| r.latency(1e3),
+        )
+        .nullable(),
+    ];
+}
+
+/// The connects of one interval between two ends.
+pub struct Count {
+    /// The interval's end.
+    pub time: Wall,
+    /// From where to where.
+    pub ends: Ends,
+    /// Connects with a result.
+    pub connects: u64,
+    /// Those that failed.
+    pub failed: u64,
+}
+
+kscope::has_ends!(Count, ends);
+
+impl Row for Count {
+    const TYPE: &'static str = "row";
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("time", Kind::Time, "The interval's end", |r: &Self| Value::Time(r.time)),
+        Field::new("local_address", Kind::Text, "Address on this host", Self::local_address)
+            .nullable()
+            .column("LADDR", 16),
+        Field::new("local_port", Kind::Uint, "With -s: port on this host", Self::local_port)
+            .nullable()
+            .column("LPORT", 6),
+        Field::new("remote_address", Kind::Text, "Address of the other side", Self::remote_address)
+            .nullable()
+            .column("RADDR", 16),
+        Field::new("remote_port", Kind::Uint, "Port of the other side", Self::remote_port)
+            .nullable()
+            .column("RPORT", 6),
+        Field::new("connects", Kind::Uint, "Connects with a result", |r: &Self| Value::Uint(r.connects))
+            .column("CONNECTS", 9),
+        Field::new("failed", Kind::Uint, "Those that failed", |r: &Self| Value::Uint(r.failed))
+            .column("FAILED", 0),
+    ];
+}
