@@ -360,6 +360,15 @@ impl Watch {
     }
 }
 
+/// What loading took goes back to the kernel: the allocator keeps it where something was allocated behind it.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it has no conditions.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Detach. The kernel waits each time until nobody runs the program any more: where there are many, at once.
 fn detach(links: &mut Vec<Link>) {
     const FEW: usize = 8;
@@ -529,6 +538,7 @@ impl Session {
         }
         let command = if common.dry_run { None } else { command::fork()? };
         caps::give_up(keep, || counters.as_ref().is_none_or(|counters| counters.read().is_ok()))?;
+        give_back_memory();
 
         let mut out = Out::new(common, clock)?;
         taken.notes.iter().for_each(|note| say(&format!("{tool}: note: {note}")));

@@ -16,6 +16,11 @@ FAILED = re.compile(r"libbpf: prog '(\w+)': BPF program load failed")
 PROCESSED = re.compile(r"processed (\d+) insns")
 
 
+def version(kernel):
+    """A kernel's place among others."""
+    return [int(part) for part in kernel.split(".")]
+
+
 class Budget:
     """What is recorded, and what was measured."""
 
@@ -23,6 +28,7 @@ class Budget:
         self.path = path
         self.recorded = {}
         self.measured = {}
+        self.ran = set()
         self.refusals = []
         self.kernels = []
         if path.exists():
@@ -43,6 +49,7 @@ class Budget:
             if not name.startswith("verifier "):
                 continue
             tool, options = (name.split(" ", 2) + [""])[1:3]
+            self.ran.add((tool, options, kernel))
             keys = [key for key in self.recorded if (key[0], key[1], key[3]) == (tool, options, kernel)]
             loaded = any(self.recorded[key].isdigit() for key in keys)
             if done.status != 0 and (loaded or "KSCOPE_WAY" not in options):
@@ -85,17 +92,15 @@ class Budget:
         """How many programs have no number in the file."""
         return sum(1 for key in self.measured if self.recorded.get(key, "-") == "-")
 
-    def write(self, kernels, complete):
-        """Record what was measured; what was not, if all kernels were run, is gone."""
-        ran = {key[3] for key in self.measured}
-        columns = [k for k in kernels if k in ran or k in self.kernels]
-        columns += [k for k in self.kernels if k not in columns and not complete]
-        values = {key: value for key, value in self.recorded.items() if key[3] not in ran and key[3] in columns}
+    def write(self):
+        """Record what was measured, in place of what is recorded of the same tools, options and kernels."""
+        self.kernels = sorted({*self.kernels, *(kernel for *_, kernel in self.ran)}, key=version)
+        values = {key: value for key, value in self.recorded.items() if (key[0], key[1], key[3]) not in self.ran}
         values.update(self.measured)
         self.recorded = values
         rows = sorted({key[:3] for key, value in values.items() if value != "-"})
         with self.path.open("w") as file:
             file.write(COMMENT)
-            file.write("\t".join(HEADER + columns) + "\n")
+            file.write("\t".join(HEADER + self.kernels) + "\n")
             for row in rows:
-                file.write("\t".join([*row, *(values.get((*row, kernel), "-") for kernel in columns)]) + "\n")
+                file.write("\t".join([*row, *(values.get((*row, kernel), "-") for kernel in self.kernels)]) + "\n")

@@ -16,6 +16,10 @@ PAIRED = {"fexit": "fentry", "kretprobe": "kprobe"}
 SHARED = "all"
 # Tests that take more than a kernel: a distribution's programs, or what was recorded on one kernel.
 HOST_ONLY = {"costs", "metrics", "runbooks"}
+# Shared tests of the command line, which is the same on every kernel.
+SHARED_HOST_ONLY = {
+    "flags_of_libbpf_tools_are_accepted", "help_and_version_are_printed", "nonsense_is_refused", "nonsense_to_kscope_is_refused",
+}
 # The tests for a boot that differs in one thing: of the shared ones, and of a tool's own by the beginning of
 # their names (three, if it has none of these).
 SHARED_FEW = ["json_is_valid_with_header_first_and_footer_last"]
@@ -60,27 +64,33 @@ class Suite:
         """Binaries with tests of no tool: of the command itself, and of what it is used for."""
         return sorted(self.commands - (set() if host else HOST_ONLY))
 
-    def all(self, tool):
+    def all(self, tool, host):
         """Every test of a tool: (binary, test)."""
-        return [(binary, test) for binary in (SHARED, tool) for test in self.tests.get(binary, [])]
+        shared = [test for test in self.tests[SHARED] if host or test not in SHARED_HOST_ONLY]
+        return [(SHARED, test) for test in shared] + self.own(tool)
 
     def own(self, tool):
         """The tests that no other tool shares."""
         return [(tool, test) for test in self.tests.get(tool, [])]
 
+    def telling(self, tool):
+        """Those of its own that tell most of it."""
+        own = self.own(tool)
+        return [pair for pair in own if OWN_SOME.match(pair[1])] or own[:3]
+
     def some(self, tool):
         """What tells most of a tool in a short time."""
-        own = [pair for pair in self.own(tool) if OWN_SOME.match(pair[1])]
-        return [(SHARED, test) for test in SHARED_SOME] + (own or self.own(tool)[:3])
+        return [(SHARED, test) for test in SHARED_SOME] + self.telling(tool)
 
     def few(self, _tool):
         """What tells whether a tool works at all."""
         return [(SHARED, test) for test in SHARED_FEW]
 
 
-def tests(tool, pairs, way=""):
-    """Jobs for tests, each in a process of its own."""
-    env = f"KSCOPE_TOOLS={tool} " + (f"KSCOPE_WAY={way} " if way else "")
+def tests(tool, pairs, way="", env=None):
+    """Jobs for tests of a tool, each in a process of its own."""
+    env = f"KSCOPE_TOOLS={tool} " if env is None else env
+    env += f"KSCOPE_WAY={way} " if way else ""
     for binary, test in pairs:
         name = f"test {tool} {binary} {test}" + (f" by {way}" if way else "")
         yield Job(name, f"{env}$B/{binary} --exact {shlex.quote(test)} --test-threads 1")
@@ -103,21 +113,21 @@ def main_boot(suite, budget, host, short):
     for tool in suite.tools:
         jobs += [verifier(tool, options) for options in budget.options(tool)]
     for tool in suite.tools:
-        jobs += tests(tool, suite.some(tool) if short else suite.all(tool))
+        jobs += tests(tool, suite.some(tool) if short else suite.all(tool, host))
     for binary in suite.others(host):
-        jobs += tests(binary, suite.own(binary))
+        jobs += tests(binary, suite.own(binary), env="")
     return Boot("main", jobs, append="norandmaps")
 
 
 def ways_boot(suite, budget, main):
-    """The same by each way that a tool has and does not choose; nothing, if no tool has another."""
+    """The tests that tell most by each way that a tool has and does not choose; nothing, if no tool has another."""
     jobs = []
     for way in WAYS:
         for tool in suite.tools:
             if way in other_ways(main, tool):
                 jobs.append(Job(f"doctor {way} {tool}", f"KSCOPE_WAY={way} $B/kscope doctor --json {tool}"))
                 jobs += [verifier(tool, options, way) for options in budget.options(tool)]
-                jobs += tests(tool, suite.own(tool), way)
+                jobs += tests(tool, suite.telling(tool), way)
     return Boot("ways", jobs, append="norandmaps") if jobs else None
 
 

@@ -436,29 +436,31 @@ fn missing_capabilities_are_named() {
     }
 }
 
+/// Nobody with CAP_BPF and CAP_PERFMON, and with what the tool says that this kernel asks for beyond them.
+fn who_is_enough(tool: &str) -> (Who, Vec<Capability>) {
+    let mut capabilities = vec![Capability::CAP_BPF, Capability::CAP_PERFMON];
+    loop {
+        let who = Who::new(Who::NOBODY, &capabilities);
+        let ended = Run::new(tool).args(["--json", "--dry-run"]).by(&who).output();
+        if ended.code() == 0 {
+            return (who, capabilities);
+        }
+        // One that needs more says what; it may find out one by one.
+        let (sentence, before) = (ended.refusal(1), capabilities.len());
+        let more = caps::all().into_iter().filter(|more| has_word(sentence, &more.to_string()));
+        capabilities.extend(more.filter(|more| !capabilities.contains(more)).collect::<Vec<_>>());
+        assert!(
+            capabilities.len() > before,
+            "with {before} capabilities {tool} asks for no other: {sentence}"
+        );
+    }
+}
+
 #[test]
 fn two_capabilities_are_enough() {
-    const ENOUGH: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_PERFMON];
     for tool in each_tool() {
-        let mut capabilities = ENOUGH.to_vec();
-        let try_with = |capabilities: &[Capability]| {
-            Run::new(tool).args(["--json", "--dry-run"]).by(&Who::new(Who::NOBODY, capabilities)).output()
-        };
-        loop {
-            let ended = try_with(&capabilities);
-            if ended.code() == 0 {
-                break;
-            }
-            // One that needs more says what; it may find out one by one.
-            let (sentence, before) = (ended.refusal(1), capabilities.len());
-            let more = caps::all().into_iter().filter(|more| has_word(sentence, &more.to_string()));
-            capabilities.extend(more.filter(|more| !capabilities.contains(more)).collect::<Vec<_>>());
-            assert!(
-                capabilities.len() > before,
-                "with {before} capabilities {tool} asks for no other: {sentence}"
-            );
-        }
-        let tracer = endless(tool).by(&Who::new(Who::NOBODY, &capabilities)).json();
+        let (who, capabilities) = who_is_enough(tool);
+        let tracer = endless(tool).by(&who).json();
         a_few_events();
         println!("{tool}, as nobody, works with {capabilities:?}, and keeps {:?}", kept(tool, tracer.pid()));
         tracer.stop().check();
@@ -956,12 +958,8 @@ fn a_command_has_the_terminal_and_the_tool_a_file() {
 #[test]
 fn a_command_runs_as_whoever_ran_the_tool() {
     let script = "grep -E '^(Uid|Gid|Cap|NoNewPrivs|SigBlk)' /proc/self/status";
-    // Before 5.11 maps are locked memory.
-    let mut capabilities = vec![Capability::CAP_BPF, Capability::CAP_PERFMON, Capability::CAP_SYS_RESOURCE];
-    let own = caps::read(None, CapSet::Permitted).unwrap();
-    capabilities.retain(|capability| own.contains(capability));
-    let enough = Who::new(Who::NOBODY, &capabilities);
     for tool in each_tool_with_command() {
+        let (enough, _) = who_is_enough(tool);
         for who in [None, Some(&enough)] {
             let by = |run: Run| if let Some(who) = who { run.by(who) } else { run };
             let traced = by(Run::new(tool).args(sh(script))).output();
