@@ -5,6 +5,7 @@ import contextlib
 import subprocess
 import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass
@@ -48,7 +49,7 @@ CASES = [
     ),
     # libbpf-tools has no profile.
     Case(
-        "profile", ["bpftrace", "-e", "profile:hz:997 { @[pid, comm, kstack, ustack] = count(); }"],
+        "profile", ["bpftrace", "-e", "profile:hz:997 {{ @[pid, comm, kstack, ustack] = count(); }}"],
         ["burn", "--cpu-seconds", "2", "--cpu", "1"], 2 * 997, ours=["-F", "997"], event="sample of a busy CPU",
     ),
     Case(
@@ -65,9 +66,23 @@ CASES = [
 
 
 @contextlib.contextmanager
+def tracefs():
+    """The peers need it, where it is not mounted yet."""
+    mounts = Path("/proc/mounts").read_text().splitlines()
+    if any(line.split()[2] == "tracefs" for line in mounts):
+        yield
+        return
+    subprocess.run(["mount", "-t", "tracefs", "tracefs", "/sys/kernel/tracing"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "/sys/kernel/tracing"], check=True)
+
+
+@contextlib.contextmanager
 def places(folder):
     """A directory, and a loop device above a file in it."""
-    with tempfile.TemporaryDirectory(dir=folder) as directory:
+    with tracefs(), tempfile.TemporaryDirectory(dir=folder) as directory:
         image = f"{directory}/image"
         subprocess.run(["fallocate", "-l", "64M", image], check=True)
         found = subprocess.run(

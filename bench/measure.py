@@ -18,7 +18,7 @@ STATS = Path("/proc/sys/kernel/bpf_stats_enabled")
 TICK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 # For a tool to attach, or to print what it has.
-PATIENCE = 20
+PATIENCE = 60
 
 
 class Failed(Exception):
@@ -36,12 +36,19 @@ def program_statistics():
         STATS.write_text(before)
 
 
+def fdinfo(pid):
+    """What the kernel says of a process's files, of which one may be closed at any time."""
+    for fd in Path(f"/proc/{pid}/fdinfo").iterdir():
+        try:
+            yield fd.read_text()
+        except OSError:
+            pass
+
+
 def programs(pid):
     """The BPF programs that a process holds: id to (run time in ns, runs)."""
     found = {}
-    for fd in Path(f"/proc/{pid}/fdinfo").iterdir():
-        with open(fd) as file:
-            text = file.read()
+    for text in fdinfo(pid):
         if match := re.search(r"^prog_id:\s*(\d+)$", text, re.M):
             time_ns = re.search(r"^run_time_ns:\s*(\d+)$", text, re.M)
             runs = re.search(r"^run_cnt:\s*(\d+)$", text, re.M)
@@ -53,8 +60,7 @@ def programs(pid):
 def maps_bytes(pid):
     """The memory of the BPF maps that a process holds."""
     found = {}
-    for fd in Path(f"/proc/{pid}/fdinfo").iterdir():
-        text = fd.read_text()
+    for text in fdinfo(pid):
         number = re.search(r"^map_id:\s*(\d+)$", text, re.M)
         size = re.search(r"^memlock:\s*(\d+)$", text, re.M)
         if number and size:
@@ -108,12 +114,18 @@ class Tracer:
     def stop(self):
         """End it as Ctrl-C does: what it wrote to stderr."""
         self.process.send_signal(signal.SIGINT)
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise Failed(f"{' '.join(self.command)} did not end") from None
+        end = time.monotonic() + PATIENCE
+        # Not Popen.wait(), which does not tell what it used.
+        pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+        while not pid:
+            if time.monotonic() > end:
+                self.process.kill()
+                self.process.wait()
+                raise Failed(f"{' '.join(self.command)} did not end")
+            time.sleep(0.01)
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        self.user_s = usage.ru_utime
         self.reader.join()
         return b"".join(self.errors).decode(errors="replace")
 

@@ -51,7 +51,8 @@ pub fn resident_without_program(pid: u32) -> u64 {
     let resident = |map: &MemoryMap| {
         let size = |name: &str| map.extension.map.get(name).copied().unwrap_or_default();
         let is_program = matches!(&map.pathname, MMapPath::Path(path) if *path == program);
-        if is_program { size("Private_Dirty") } else { size("Rss") }
+        // Not what is dirty: so are all pages of a file that was written a moment ago.
+        if is_program { size("Anonymous") } else { size("Rss") }
     };
     maps.iter().map(resident).sum()
 }
