@@ -138,24 +138,35 @@ class Work:
     elapsed_s: float
 
 
+class Workload:
+    """One of the tests' workloads, which has made what it needs, and waits."""
+
+    def __init__(self, command):
+        self.command = command
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process.stdout.readline()
+
+    def go(self):
+        """Let it act, until it has."""
+        start = time.monotonic()
+        self.process.stdin.write(b"go\n")
+        self.process.stdin.flush()
+        for line in self.process.stdout:
+            done = json.loads(line)
+            if done.get("done"):
+                break
+        else:
+            raise Failed(f"{' '.join(self.command)} did not come to its end")
+        elapsed = time.monotonic() - start
+        self.process.stdin.close()
+        if self.process.wait() != 0:
+            raise Failed(f"{' '.join(self.command)} failed")
+        return Work(done["cpu_ns"] / 1e9, elapsed)
+
+
 def work(command):
-    """Run one of the tests' workloads."""
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    process.stdout.readline()
-    start = time.monotonic()
-    process.stdin.write(b"go\n")
-    process.stdin.flush()
-    for line in process.stdout:
-        done = json.loads(line)
-        if done.get("done"):
-            break
-    else:
-        raise Failed(f"{' '.join(command)} did not come to its end")
-    elapsed = time.monotonic() - start
-    process.stdin.close()
-    if process.wait() != 0:
-        raise Failed(f"{' '.join(command)} failed")
-    return Work(done["cpu_ns"] / 1e9, elapsed)
+    """Run a workload."""
+    return Workload(command).go()
 
 
 def first_event_s(command, events):
