@@ -97,7 +97,10 @@ pub(crate) fn bpf_error(what: impl Into<String>) -> impl FnOnce(libbpf_rs::Error
         {
             return Error::LockedMemory;
         }
-        if locked_down() && warnings.iter().any(|line| line.contains("cannot use helper bpf_probe_read")) {
+        // Of older kernels (5.10, 6.1) the verifier does not know the helper then.
+        let refused = ["cannot use helper bpf_probe_read", "unknown func bpf_probe_read"];
+        let is_refused = |line: &String| refused.iter().any(|sentence| line.contains(sentence));
+        if locked_down() && warnings.iter().any(is_refused) {
             return Error::Lockdown;
         }
         let first = warnings.iter().find_map(|line| line.strip_prefix("libbpf: ")).unwrap_or_default();

@@ -7,6 +7,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind};
 
+use libbpf_rs::btf::{Btf, types};
+
 use crate::{Ended, Finished};
 
 const ATTEMPTS: usize = 10;
@@ -46,6 +48,15 @@ pub fn check_text(ended: &Ended) {
     if let Some(line) = ended.stderr.lines().find(|line| line.contains("the kernel left out")) {
         panic_any(LeftOut(line.into()));
     }
+}
+
+/// Whether this kernel preempts programs on tracepoints, and so leaves some out whenever many processes act at once.
+///
+/// # Panics
+/// If the kernel has no type information.
+pub fn is_usual() -> bool {
+    let btf = Btf::from_vmlinux().expect("the kernel's type information");
+    btf.type_by_name::<types::Typedef<'_>>("class_srcu_fast_notrace_t").is_some()
 }
 
 /// A test, until the kernel leaves nothing out.

@@ -154,7 +154,9 @@ fn many_processes_have_a_row_each() {
         let [all, few] =
             [&[][..], &["-r", "5"]].map(|rows| biotop(&["-d", disk.name(), "1h"]).args(rows).json());
         let text = biotop(&["-d", disk.name(), "1h"]).text();
-        workloads.iter_mut().for_each(Workload::go);
+        if !left_out::is_usual() {
+            workloads.iter_mut().for_each(Workload::go);
+        }
         workloads.into_iter().for_each(|workload| _ = workload.finish());
         // The last one is counted a moment after its reader is woken up.
         let mut probe = biotop(&["-d", disk.name(), "10ms"]).json();

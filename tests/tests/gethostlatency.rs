@@ -202,7 +202,8 @@ fn many_threads_are_told_apart() {
         for actions in &actions {
             let events = finished.events_of(u32::try_from(actions[0]["pid"].as_u64().unwrap()).unwrap());
             let reported: Vec<Lookup> = events.iter().map(Lookup::reported).collect();
-            assert_eq!(reported, actions.iter().map(Lookup::expected).collect::<Vec<_>>());
+            let expected: Vec<Lookup> = actions.iter().map(Lookup::expected).collect();
+            assert_eq!(reported, expected, "{}", finished.footer);
             for (event, action) in events.iter().zip(actions) {
                 let bound = |key: &str| action[key].as_u64().unwrap();
                 let latency = latency_ns(event);
