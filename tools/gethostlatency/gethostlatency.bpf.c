@@ -74,6 +74,8 @@ static __always_inline int on_entry(struct pt_regs *ctx, enum gethostlatency_cal
 	__u64 depth;
 	long len;
 
+	/* Where these programs preempted each other, single calls were missed (Linux 7.3). */
+	NO_PREEMPT();
 	if (!filter_current())
 		return 0;
 	thread = bpf_map_lookup_elem(&threads, &key);
@@ -174,6 +176,7 @@ static __always_inline int on_return(struct pt_regs *ctx, enum gethostlatency_ca
 	struct frame *frame = NULL;
 	bool found = false;
 
+	NO_PREEMPT();
 	if (!thread)
 		return 0;
 	depth = thread->depth;
