@@ -4,6 +4,8 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use crate::row::Field;
+use crate::row::Kind;
 use crate::row::Value;
 
 /// The address that 16 bytes of a `kscope_ends` hold, where IPv4 is mapped into IPv6.
@@ -67,6 +69,32 @@ pub trait HasEnds {
             Ends { remote: UNKNOWN, remote_port: 0, .. } => Value::Null,
             ends => Value::Uint(if address(ends.remote).is_ipv4() { 4 } else { 6 }),
         }
+    }
+}
+
+/// The columns of a socket's ends, by titles of the tool's own.
+#[allow(missing_docs)]
+impl<R: HasEnds> Field<R> {
+    pub const fn local_address(title: &'static str) -> Self {
+        Self::new("local_address", Kind::Text, "Address on this host", R::local_address)
+            .nullable()
+            .column(title, 16)
+    }
+
+    pub const fn local_port(title: &'static str, help: &'static str) -> Self {
+        Self::new("local_port", Kind::Uint, help, R::local_port).nullable().column(title, 6)
+    }
+
+    pub const fn remote_address(title: &'static str) -> Self {
+        Self::new("remote_address", Kind::Text, "Address of the other side", R::remote_address)
+            .nullable()
+            .column(title, 16)
+    }
+
+    pub const fn remote_port(title: &'static str) -> Self {
+        Self::new("remote_port", Kind::Uint, "Port of the other side", R::remote_port)
+            .nullable()
+            .column(title, 6)
     }
 }
 

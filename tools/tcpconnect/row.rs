@@ -81,18 +81,10 @@ impl Row for Connect {
         Field::new("ip_version", Kind::Uint, "4 or 6, as its packets are", Self::ip_version)
             .nullable()
             .column("IP", 3),
-        Field::new("local_address", Kind::Text, "Address on this host", Self::local_address)
-            .nullable()
-            .column("SADDR", 16),
-        Field::new("local_port", Kind::Uint, "Port on this host", Self::local_port)
-            .nullable()
-            .column("SPORT", 6),
-        Field::new("remote_address", Kind::Text, "Address of the other side", Self::remote_address)
-            .nullable()
-            .column("DADDR", 16),
-        Field::new("remote_port", Kind::Uint, "Port of the other side", Self::remote_port)
-            .nullable()
-            .column("DPORT", 6),
+        Field::local_address("SADDR"),
+        Field::local_port("SPORT", "Port on this host"),
+        Field::remote_address("DADDR"),
+        Field::remote_port("DPORT"),
         Field::table_only("MS", 7, "Milliseconds to the answer", |r: &Self| r.latency(1e6)),
         Field::table_only("RESULT", 0, "The error, or what became of it", |r: &Self| {
             r.error_or(Value::Text(r.result()))
@@ -130,18 +122,10 @@ impl Row for Count {
     const TYPE: &'static str = "row";
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("time", Kind::Time, "The interval's end", |r: &Self| Value::Time(r.time)),
-        Field::new("local_address", Kind::Text, "Address on this host", Self::local_address)
-            .nullable()
-            .column("LADDR", 16),
-        Field::new("local_port", Kind::Uint, "With -s: port on this host", Self::local_port)
-            .nullable()
-            .column("LPORT", 6),
-        Field::new("remote_address", Kind::Text, "Address of the other side", Self::remote_address)
-            .nullable()
-            .column("RADDR", 16),
-        Field::new("remote_port", Kind::Uint, "Port of the other side", Self::remote_port)
-            .nullable()
-            .column("RPORT", 6),
+        Field::local_address("LADDR"),
+        Field::local_port("LPORT", "With -s: port on this host"),
+        Field::remote_address("RADDR"),
+        Field::remote_port("RPORT"),
         Field::new("connects", Kind::Uint, "Connects with a result", |r: &Self| Value::Uint(r.connects))
             .column("CONNECTS", 9),
         Field::new("failed", Kind::Uint, "Those that failed", |r: &Self| Value::Uint(r.failed))

@@ -126,18 +126,10 @@ impl Row for Connection {
         Field::cgroup(|r: &Self| r.of_owner(Value::Bytes(&r.cgroup))).nullable(),
         Field::new("side", Kind::Text, "connected, or accepted", Self::side).nullable(),
         Field::new("ip_version", Kind::Uint, "4 or 6, as its packets are", Self::ip_version).nullable(),
-        Field::new("local_address", Kind::Text, "Address on this host", Self::local_address)
-            .nullable()
-            .column("LADDR", 16),
-        Field::new("local_port", Kind::Uint, "Port on this host", Self::local_port)
-            .nullable()
-            .column("LPORT", 6),
-        Field::new("remote_address", Kind::Text, "Address of the other side", Self::remote_address)
-            .nullable()
-            .column("RADDR", 16),
-        Field::new("remote_port", Kind::Uint, "Port of the other side", Self::remote_port)
-            .nullable()
-            .column("RPORT", 6),
+        Field::local_address("LADDR"),
+        Field::local_port("LPORT", "Port on this host"),
+        Field::remote_address("RADDR"),
+        Field::remote_port("RPORT"),
         Field::table_only("TX_KB", 6, "KiB that the other side acknowledged", |r: &Self| kib(r.record.sent)),
         Field::table_only("RX_KB", 6, "KiB received", |r: &Self| kib(r.record.received)),
         Field::new("sent_bytes", Kind::Uint, "Bytes of data that the other side acknowledged", |r: &Self| {
