@@ -250,6 +250,7 @@ impl Hooks {
                 taken.notes.push((*note).into());
             }
         }
+        kernel.lend_types(object)?;
         let programs: BTreeMap<_, _> = chosen.into_iter().flat_map(|(_, programs)| programs).collect();
         for mut program in object.progs_mut() {
             let name = program.name().to_string_lossy().into_owned();

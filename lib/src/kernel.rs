@@ -14,19 +14,21 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use libbpf_rs::AsRawLibbpf as _;
+use libbpf_rs::OpenObject;
 use libbpf_rs::btf::Btf;
-use libbpf_rs::btf::BtfKind;
-use libbpf_rs::btf::BtfType;
 use libbpf_rs::btf::types;
 use libbpf_sys::bpf_insn;
 use nix::errno::Errno;
 
 use crate::Error;
+use crate::btf;
+use crate::btf::Type;
+use crate::btf::Types;
 use crate::perf;
 
 /// The running kernel. It holds the kernel's type information: drop it before a long wait.
 pub struct Kernel {
-    btf: Btf<'static>,
+    types: Types,
     loads: RefCell<HashMap<(Probe, String), Result<(), String>>>,
     tracefs: OnceCell<Option<PathBuf>>,
     symbols: OnceCell<Result<Vec<u8>, String>>,
@@ -56,56 +58,56 @@ impl Kernel {
     /// # Errors
     /// [`Error::NoBtf`] where the kernel was built without it.
     pub fn new() -> Result<Self, Error> {
-        let btf = Btf::from_vmlinux().map_err(|e| Error::NoBtf(e.to_string()))?;
-        Ok(Self { btf, loads: RefCell::default(), tracefs: OnceCell::new(), symbols: OnceCell::new() })
+        Ok(Self {
+            types: Types::of_kernel()?,
+            loads: RefCell::default(),
+            tracefs: OnceCell::new(),
+            symbols: OnceCell::new(),
+        })
     }
 
     /// How many arguments the tracepoint's probes take, if the kernel has it.
     pub fn tracepoint_args(&self, name: &str) -> Option<usize> {
         // The first one is the context that BPF programs do not see.
-        self.tracepoint(name)?.iter().count().checked_sub(1)
+        self.tracepoint(name)?.parameters().count().checked_sub(1)
     }
 
     /// Whether the argument at this place, from 0, is a pointer.
     pub fn tracepoint_arg_is_pointer(&self, name: &str, at: usize) -> bool {
-        let kind = |proto: types::FuncProto<'_>| {
-            let arg = self.btf.type_by_id::<BtfType<'_>>(proto.iter().nth(at + 1)?.ty)?;
-            Some(arg.skip_mods_and_typedefs().kind())
-        };
-        self.tracepoint(name).and_then(kind) == Some(BtfKind::Ptr)
+        let argument = self.tracepoint(name).and_then(|probe| probe.parameters().nth(at + 1));
+        argument.is_some_and(|argument| argument.bare().kind() == libbpf_sys::BTF_KIND_PTR)
     }
 
-    fn tracepoint(&self, name: &str) -> Option<types::FuncProto<'_>> {
-        let typedef: types::Typedef<'_> = self.btf.type_by_name(&format!("btf_trace_{name}"))?;
-        let proto = typedef.next_type()?.skip_mods_and_typedefs().next_type()?.skip_mods_and_typedefs();
-        types::FuncProto::try_from(proto).ok()
+    /// The type of the functions that probe a tracepoint.
+    fn tracepoint(&self, name: &str) -> Option<Type<'_>> {
+        let pointer = self.types.find(libbpf_sys::BTF_KIND_TYPEDEF, &format!("btf_trace_{name}"))?.bare();
+        let probe = pointer.target().bare();
+        (probe.kind() == libbpf_sys::BTF_KIND_FUNC_PROTO).then_some(probe)
     }
 
     /// Whether tracepoints call BPF programs with preemption on, as they do since 7.0 (SRCU instead of RCU). A program
     /// that is preempted is left out for all other tasks on its CPU until it goes on. Those of perf events, such as
     /// `tp`, are still called with preemption off.
     pub fn preempts_programs(&self) -> bool {
-        self.btf.type_by_name::<types::Typedef<'_>>("class_srcu_fast_notrace_t").is_some()
+        self.types.find(libbpf_sys::BTF_KIND_TYPEDEF, "class_srcu_fast_notrace_t").is_some()
     }
 
     /// Whether that struct has this member at its top level.
     pub fn has_member(&self, name: &str, member: &str) -> bool {
-        self.btf
-            .type_by_name::<types::Struct<'_>>(name)
-            .is_some_and(|s| s.iter().any(|m| m.name.is_some_and(|n| n == member)))
+        let found = self.types.find(libbpf_sys::BTF_KIND_STRUCT, name);
+        found.is_some_and(|found| found.entry_names().any(|name| name == member.as_bytes()))
     }
 
     /// The enumerators of an enum, with their values.
     pub fn enumerators(&self, name: &str) -> Option<Vec<(String, i64)>> {
-        enumerators(&self.btf, name)
+        let found = self.types.find(libbpf_sys::BTF_KIND_ENUM, name)?;
+        let text = |name| String::from_utf8_lossy(name).into_owned();
+        Some(found.enumerators().map(|(name, value)| (text(name), value)).collect())
     }
 
     /// The value of an enumerator of any enum, also of those without a name.
     pub fn enumerator(&self, name: &str) -> Option<i64> {
-        let value = |found: types::Enum<'_>| {
-            found.iter().find(|m| m.name.is_some_and(|n| n == name)).map(|m| m.value)
-        };
-        self.btf.type_by_kind().find_map(value)
+        self.types.enumerator(name)
     }
 
     /// Whether tracing programs may keep values in task storage: from 5.13 on.
@@ -134,7 +136,7 @@ impl Kernel {
                 }
                 let probe = if kind == "tp_btf" { Probe::TpBtf } else { Probe::RawTp };
                 self.once(probe, "", || {
-                    let id = self.type_id::<types::Typedef<'_>>(&format!("btf_trace_{target}"));
+                    let id = self.type_id(libbpf_sys::BTF_KIND_TYPEDEF, &format!("btf_trace_{target}"));
                     load_smallest(
                         probe,
                         &Function { id: if kind == "tp_btf" { id } else { 0 }, module: None },
@@ -191,7 +193,7 @@ impl Kernel {
 
     /// The type information of a function, or why there is none.
     fn function(&self, name: &str) -> Result<Function, String> {
-        let id = self.type_id::<types::Func<'_>>(name);
+        let id = self.type_id(libbpf_sys::BTF_KIND_FUNC, name);
         if id != 0 {
             return Ok(Function { id, module: None });
         }
@@ -209,7 +211,8 @@ impl Kernel {
     /// The id of a function's type in that of a module.
     fn module_function(&self, module: &str, function: &str) -> Option<u32> {
         let (module, function) = (CString::new(module).ok()?, CString::new(function).ok()?);
-        let base = self.btf.as_libbpf_object().as_ptr();
+        let kernel = Btf::from_vmlinux().ok()?;
+        let base = kernel.as_libbpf_object().as_ptr();
         // SAFETY: the names end with a NUL, and `base` outlives what is made of it and freed here.
         let id = unsafe {
             let btf = libbpf_sys::btf__load_module_btf(module.as_ptr(), base);
@@ -252,11 +255,16 @@ impl Kernel {
         }
     }
 
-    fn type_id<'a, T>(&'a self, name: &str) -> u32
-    where
-        T: TryFrom<BtfType<'a>> + std::ops::Deref<Target = BtfType<'a>>,
-    {
-        self.btf.type_by_name::<T>(name).map_or(0, |found| found.type_id().into())
+    fn type_id(&self, kind: u32, name: &str) -> u32 {
+        self.types.find(kind, name).map_or(0, Type::id)
+    }
+
+    /// Have libbpf relocate the object's programs by what this knows, and not look for each type in all of them.
+    ///
+    /// # Errors
+    /// [`Error::NoBtf`] if libbpf can't be given it.
+    pub(crate) fn lend_types(&self, object: &OpenObject) -> Result<(), Error> {
+        btf::lend(&self.types, object)
     }
 }
 

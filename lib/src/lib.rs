@@ -31,6 +31,7 @@ pub mod tasks;
 pub mod time;
 pub mod uprobe;
 
+mod btf;
 mod caps;
 mod error;
 mod spaces;

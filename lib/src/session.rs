@@ -37,6 +37,7 @@ use nix::sys::eventfd::EventFd;
 use serde_json::json;
 
 use crate::Error;
+use crate::btf;
 use crate::caps;
 use crate::cli::Buffer;
 use crate::cli::Common;
@@ -117,7 +118,7 @@ pub(crate) fn bpf_error(what: impl Into<String>) -> impl FnOnce(libbpf_rs::Error
 /// # Errors
 /// [`Error::Privilege`], or libbpf's.
 pub fn open<'obj, B>(
-    builder: B,
+    mut builder: B,
     storage: &'obj mut MaybeUninit<OpenObject>,
     common: &Common,
 ) -> Result<B::Output, Error>
@@ -127,6 +128,9 @@ where
     VERBOSE.store(common.verbose, Ordering::Relaxed);
     libbpf_rs::set_print(Some((PrintLevel::Debug, on_libbpf_print)));
     caps::require()?;
+    if let Some(path) = btf::to_lend() {
+        builder.object_builder_mut().btf_custom_path(path).map_err(bpf_error("the kernel's types"))?;
+    }
     builder.open(storage).map_err(bpf_error("opening the BPF object"))
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Kernel time to wall-clock time.
 
+use std::cell::OnceCell;
+
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use nix::time::ClockId;
@@ -46,14 +48,14 @@ pub fn monotonic_ns() -> u64 {
 pub struct Clock {
     offset: i64,
     started: i64,
-    zone: TimeZone,
+    zone: OnceCell<TimeZone>,
 }
 
 impl Clock {
     /// Take the present difference of the two clocks.
     pub fn new() -> Self {
         let started = read(ClockId::CLOCK_BOOTTIME);
-        let mut clock = Self { offset: 0, started, zone: TimeZone::system() };
+        let mut clock = Self { offset: 0, started, zone: OnceCell::new() };
         clock.adjust();
         clock
     }
@@ -76,9 +78,9 @@ impl Clock {
         Wall(boot_ns.cast_signed().saturating_add(self.offset))
     }
 
-    /// The host's time zone.
+    /// The host's time zone, which many files are looked at for: not before it is asked for.
     pub fn zone(&self) -> &TimeZone {
-        &self.zone
+        self.zone.get_or_init(TimeZone::system)
     }
 
     /// When this clock was made.
