@@ -8,6 +8,12 @@
 #include <bpf/bpf_tracing.h>
 #include <bpf/bpf_core_read.h>
 
+/* libbpf relocates by a part of the kernel's types (lib/src/btf.rs), in which these would find no
+ * match, or other ids. */
+#undef bpf_core_type_matches
+#undef bpf_core_type_id_kernel
+#pragma GCC poison bpf_core_type_matches bpf_core_type_id_kernel
+
 #define KSCOPE_COMM_LEN 16
 
 /*

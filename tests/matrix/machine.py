@@ -165,6 +165,10 @@ class Machine:
 SHOUTS = ("BUG:", "Oops", "Kernel panic", "WARNING:", "INFO: task", "UBSAN:")
 
 
+# Where tracefs is not mounted, mount it for the command that follows alone.
+WITH_TRACEFS = "[ -d /sys/kernel/tracing/events ] || mount -t tracefs tracefs /sys/kernel/tracing; exec \"$@\""
+
+
 class Host:
     """This host."""
 
@@ -179,10 +183,12 @@ class Host:
         began = time.monotonic()
         result = Result(boot.jobs, complete=True)
         sudo = [] if os.geteuid() == 0 else ["sudo"]
+        # A forced way may need tracefs, as guests have it mounted.
+        mounted = ["unshare", "--mount", "sh", "-c", WITH_TRACEFS, "sh"] if boot.name == "ways" else []
         env = [f"B={self.programs}", f"KSCOPE={self.programs}/kscope", f"KSCOPE_WORKLOAD={self.programs}/workload"]
         for job in boot.jobs:
             start = time.monotonic()
-            command = [*sudo, "env", *env, "timeout", "-s", "KILL", str(job.limit), "sh", "-c", job.command]
+            command = [*sudo, *mounted, "env", *env, "timeout", "-s", "KILL", str(job.limit), "sh", "-c", job.command]
             done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             lines = done.stdout.decode(errors="replace").splitlines()
             result.done[job.name] = Done(done.returncode, time.monotonic() - start, lines)
