@@ -25,6 +25,7 @@ pub mod stacks;
 pub mod table;
 pub mod terminal;
 
+mod home;
 mod run;
 mod schema;
 mod stream;
@@ -32,6 +33,7 @@ mod tracer;
 mod who;
 mod workload;
 
+pub use home::Home;
 pub use run::{Ended, Run};
 pub use schema::Schema;
 pub use tracer::{Finished, Tracer};

@@ -10,7 +10,6 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -18,7 +17,7 @@ use kscope_tests::bytes::{assert_harmless, bytes_of, list_of, unescape, unhex};
 use kscope_tests::cgroup::Cgroup;
 use kscope_tests::scale::times;
 use kscope_tests::table::Table;
-use kscope_tests::{Finished, Run, Who, Workload};
+use kscope_tests::{Finished, Home, Run, Who, Workload};
 use kscope_tests::{now, programs, say_untested, wait_until};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -147,80 +146,48 @@ fn assert_accounted(finished: &Finished, generated: usize, filtered: usize) {
     assert_eq!(finished.data().count() as u64, finished.count("events"), "{footer}");
 }
 
-/// A cgroup and a folder of the test's own: what is executed there is all that the tool is asked to report.
-struct Home {
-    cgroup: Cgroup,
-    dir: TempDir,
+fn home() -> Home {
+    Home::new("execsnoop", "exec")
 }
 
-impl Home {
-    fn new() -> Self {
-        static MADE: AtomicUsize = AtomicUsize::new(0);
-        let number = MADE.fetch_add(1, Ordering::Relaxed);
-        let dir = TempDir::new().unwrap();
-        fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
-        Self { cgroup: Cgroup::new(format!("kscope-execsnoop-{}-{number}", getpid())), dir }
-    }
+fn exec_loop(home: &Home, count: usize, args: usize) -> Workload {
+    let (count, args) = (count.to_string(), args.to_string());
+    home.adopt(Workload::start(["exec-loop", "--count", &count, "--args", &args]))
+}
 
-    fn args(&self, ways: &[&str]) -> Vec<String> {
-        let dir = self.dir.path().to_str().unwrap();
-        ["exec", "--dir", dir].iter().chain(ways).map(ToString::to_string).collect()
-    }
+/// A command that will run there.
+fn command(home: &Home, program: &OsStr) -> Command {
+    let procs = File::options().write(true).open(home.cgroup.path().join("cgroup.procs")).unwrap();
+    let join = move || {
+        // SAFETY: it writes one byte, to a file that is open.
+        let result = unsafe { libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) };
+        Errno::result(result).map(drop).map_err(Into::into)
+    };
+    let mut command = Command::new(program);
+    // SAFETY: the closure makes one system call.
+    unsafe { command.pre_exec(join) };
+    command
+}
 
-    fn adopt(&self, workload: Workload) -> Workload {
-        self.cgroup.add(workload.pid());
-        workload
-    }
+/// Make this system call in a child there: its output, or the error.
+fn raw_execve(home: &Home, path: usize, argv: usize) -> std::io::Result<Output> {
+    let call = move || {
+        // SAFETY: the kernel checks every address.
+        unsafe { libc::syscall(libc::SYS_execve, path, argv, 0usize) };
+        Err(std::io::Error::last_os_error())
+    };
+    let mut command = command(home, "not executed".as_ref());
+    // SAFETY: the closure makes one system call.
+    unsafe { command.pre_exec(call) };
+    command.output()
+}
 
-    /// A workload here that executes in these ways.
-    fn executor(&self, ways: &[&str]) -> Workload {
-        self.adopt(Workload::start(self.args(ways)))
-    }
-
-    fn exec_loop(&self, count: usize, args: usize) -> Workload {
-        let (count, args) = (count.to_string(), args.to_string());
-        self.adopt(Workload::start(["exec-loop", "--count", &count, "--args", &args]))
-    }
-
-    /// The tool, which looks at this place only.
-    fn execsnoop(&self, args: &[&str]) -> Run {
-        Run::new("execsnoop").args(["--cgroup", self.cgroup.path().to_str().unwrap()]).args(args)
-    }
-
-    /// A command that will run here.
-    fn command(&self, program: &OsStr) -> Command {
-        let procs = File::options().write(true).open(self.cgroup.path().join("cgroup.procs")).unwrap();
-        let join = move || {
-            // SAFETY: it writes one byte, to a file that is open.
-            let result = unsafe { libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) };
-            Errno::result(result).map(drop).map_err(Into::into)
-        };
-        let mut command = Command::new(program);
-        // SAFETY: the closure makes one system call.
-        unsafe { command.pre_exec(join) };
-        command
-    }
-
-    /// Make this system call in a child here: its output, or the error.
-    fn raw_execve(&self, path: usize, argv: usize) -> std::io::Result<Output> {
-        let call = move || {
-            // SAFETY: the kernel checks every address.
-            unsafe { libc::syscall(libc::SYS_execve, path, argv, 0usize) };
-            Err(std::io::Error::last_os_error())
-        };
-        let mut command = self.command("not executed".as_ref());
-        // SAFETY: the closure makes one system call.
-        unsafe { command.pre_exec(call) };
-        command.output()
-    }
-
-    /// Execute the workload here so that it does nothing with these arguments: all of its arguments.
-    fn noop(&self, args: &[Vec<u8>]) -> Vec<Vec<u8>> {
-        let mut command = self.command(OsStr::from_bytes(&exe()));
-        let status = command.arg("noop").args(args.iter().map(|arg| OsStr::from_bytes(arg))).status();
-        assert!(status.as_ref().unwrap().success(), "{status:?}");
-        [vec![exe(), b"noop".to_vec()], args.to_vec()].concat()
-    }
+/// Execute the workload there so that it does nothing with these arguments: all of its arguments.
+fn noop(home: &Home, args: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut command = command(home, OsStr::from_bytes(&exe()));
+    let status = command.arg("noop").args(args.iter().map(|arg| OsStr::from_bytes(arg))).status();
+    assert!(status.as_ref().unwrap().success(), "{status:?}");
+    [vec![exe(), b"noop".to_vec()], args.to_vec()].concat()
 }
 
 /// The workload's path, as the workload itself sees it.
@@ -230,14 +197,14 @@ fn exe() -> Vec<u8> {
 
 /// One way, with the tool's own choice of hooks, and with the fallback.
 fn one_way(way: &str) {
-    let home = Home::new();
+    let home = home();
     for forced in [None, Some("raw_tp")] {
         let workload = match Workload::try_start(home.args(&[way])) {
             Ok(workload) => home.adopt(workload),
             // Nobody can execute that way here.
             Err(refused) => return say_untested(&format!("execsnoop, {way}"), &refused.to_string()),
         };
-        let run = home.execsnoop(&["-x"]);
+        let run = home.run(&["-x"]);
         let run = if let Some(way) = forced { run.env("KSCOPE_WAY", way) } else { run };
         let before = now();
         let tracer = run.json();
@@ -322,19 +289,19 @@ const WAYS: [&str; 12] = [
 
 #[test]
 fn many_executions_are_reported_in_order() {
-    let home = Home::new();
-    let workload = home.executor(&WAYS);
-    let tracer = home.execsnoop(&["-x"]).json();
+    let home = home();
+    let workload = home.workload(&WAYS);
+    let tracer = home.run(&["-x"]).json();
     let actions = workload.finish();
     assert_exactly(&tracer.stop(), &expected(&actions));
 }
 
 #[test]
 fn failures_are_reported_with_x_only() {
-    let home = Home::new();
+    let home = home();
     for (options, wanted) in [(&[][..], 9), (&["-x"], 12), (&["--fails"], 12)] {
-        let workload = home.executor(&WAYS);
-        let tracer = home.execsnoop(options).json();
+        let workload = home.workload(&WAYS);
+        let tracer = home.run(options).json();
         let mut actions = workload.finish();
         actions.retain(|action| !options.is_empty() || action["ret"] == 0);
         assert_eq!(actions.len(), wanted);
@@ -346,8 +313,8 @@ fn failures_are_reported_with_x_only() {
 
 #[test]
 fn without_a_filter_nothing_is_missed() {
-    let home = Home::new();
-    let workload = home.executor(&WAYS);
+    let home = home();
+    let workload = home.workload(&WAYS);
     let tracer = Run::new("execsnoop").args(["-x"]).json();
     let (pid, own) = (workload.pid(), tracer.pid());
     let actions = workload.finish();
@@ -366,11 +333,11 @@ fn without_a_filter_nothing_is_missed() {
 fn arguments_are_whole_up_to_a_limit() {
     // The tool takes arguments in parts of 8 KiB: sizes in bytes, with the NULs, around theirs.
     const PART: usize = 8 << 10;
-    let home = Home::new();
+    let home = home();
     let start = exe().len() + 1 + "noop".len() + 1;
     let sizes = [1, 2, 3, 8, 15, 16, 17].into_iter().flat_map(|n| [n * PART - 1, n * PART, n * PART + 1]);
     let sizes: Vec<usize> = sizes.chain([start + 1, start + 2, 20 * PART]).collect();
-    let tracer = home.execsnoop(&[]).json();
+    let tracer = home.run(&[]).json();
     let mut lists = Vec::new();
     for size in &sizes {
         let mut left = size - start;
@@ -380,7 +347,7 @@ fn arguments_are_whole_up_to_a_limit() {
             args.push(vec![b'a' + (args.len() % 26) as u8; take - 1]);
             left -= take;
         }
-        lists.push(home.noop(&args));
+        lists.push(noop(&home, &args));
     }
     let finished = tracer.stop();
     finished.check();
@@ -398,7 +365,7 @@ fn arguments_are_whole_up_to_a_limit() {
 /// Fail to execute a file that is not there, with these arguments.
 fn fail(home: &Home, args: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let path = home.dir.path().join("not-there");
-    let mut command = home.command(path.as_os_str());
+    let mut command = command(home, path.as_os_str());
     let error = command.args(args.iter().map(|arg| OsStr::from_bytes(arg))).status().unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     [vec![path.into_os_string().into_encoded_bytes()], args.to_vec()].concat()
@@ -408,7 +375,7 @@ fn fail(home: &Home, args: &[Vec<u8>]) -> Vec<Vec<u8>> {
 fn arguments_of_failures_are_whole_up_to_a_limit() {
     // The tool reads them string by string, in turns of 4 KiB.
     const TURN: usize = 4 << 10;
-    let home = Home::new();
+    let home = home();
     let lengths: Vec<usize> = [1, 2, 3, 4].iter().flat_map(|n| n * TURN - 3..n * TURN + 3).collect();
     let long = |length: &usize| vec![b'x'; *length];
     let mut lists: Vec<Vec<Vec<u8>>> = lengths.iter().map(|length| vec![long(length)]).collect();
@@ -421,7 +388,7 @@ fn arguments_of_failures_are_whole_up_to_a_limit() {
     lists.push(vec![long(&9999); 30]);
     lists.push(vec![long(&100_000); 3]);
     for forced in [None, Some("raw_tp")] {
-        let run = home.execsnoop(&["-x"]);
+        let run = home.run(&["-x"]);
         let run = if let Some(way) = forced { run.env("KSCOPE_WAY", way) } else { run };
         let tracer = run.json();
         let lists: Vec<_> = lists.iter().map(|list| fail(&home, list)).collect();
@@ -461,7 +428,7 @@ struct Failing {
 fn arguments_that_can_not_be_read_are_marked() {
     /// An address of which nothing can be read.
     const NOWHERE: usize = 8;
-    let home = Home::new();
+    let home = home();
     let exe = exe();
     // On the heap: pages of a file would not be in the page table of a forked child.
     let text = |text: &[u8]| CString::new(text).unwrap().into_raw().expose_provenance();
@@ -484,12 +451,12 @@ fn arguments_that_can_not_be_read_are_marked() {
     ];
     for forced in [None, Some("raw_tp")] {
         let run = || {
-            let run = home.execsnoop(&["-x"]);
+            let run = home.run(&["-x"]);
             if let Some(way) = forced { run.env("KSCOPE_WAY", way) } else { run }
         };
         let (json, text) = (run().json(), run().text());
         for case in &cases {
-            let error = home.raw_execve(case.path, case.argv).unwrap_err();
+            let error = raw_execve(&home, case.path, case.argv).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(case.errno));
         }
         let finished = json.stop();
@@ -508,10 +475,10 @@ fn arguments_that_can_not_be_read_are_marked() {
 
 #[test]
 fn a_program_without_arguments_has_none_or_an_empty_one() {
-    let home = Home::new();
-    let tracer = home.execsnoop(&[]).json();
+    let home = home();
+    let tracer = home.run(&[]).json();
     let path = CString::new(exe()).unwrap();
-    let output = home.raw_execve(path.as_ptr().expose_provenance(), 0).unwrap();
+    let output = raw_execve(&home, path.as_ptr().expose_provenance(), 0).unwrap();
     // Without a subcommand, the workload says how it is used.
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let finished = tracer.stop();
@@ -548,12 +515,12 @@ fn program32() -> Vec<u8> {
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn programs_for_32_bits_are_marked() {
-    let home = Home::new();
+    let home = home();
     let path = home.dir.path().join("program32");
     fs::write(&path, program32()).unwrap();
     fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
-    let tracer = home.execsnoop(&[]).json();
-    match home.command(path.as_os_str()).arg("one").status() {
+    let tracer = home.run(&[]).json();
+    match command(&home, path.as_os_str()).arg("one").status() {
         Ok(status) => assert!(status.success(), "{status}"),
         Err(error) if error.raw_os_error() == Some(libc::ENOEXEC) => {
             return say_untested("execsnoop, a 32-bit program", &error.to_string());
@@ -660,7 +627,7 @@ fn filtered(run: Run, wanted: Workload, bystander: Workload) {
 
 #[test]
 fn filter_by_user() {
-    let home = Home::new();
+    let home = home();
     let nobody = Who::new(Who::NOBODY, &[]);
     let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let name = users.lines().find(|user| user.split(':').nth(2) == Some("65534"));
@@ -674,13 +641,13 @@ fn filter_by_user() {
         fs::set_permissions(fresh.path(), Permissions::from_mode(0o777)).unwrap();
         let dir = fresh.path().to_str().unwrap();
         let wanted = Workload::start_by(&nobody, ["exec", "--dir", dir].iter().chain(&A_FEW));
-        filtered(Run::new("execsnoop").args(args), wanted, home.executor(&A_FEW));
+        filtered(Run::new("execsnoop").args(args), wanted, home.workload(&A_FEW));
     }
 }
 
 #[test]
 fn filter_by_comm() {
-    let home = Home::new();
+    let home = home();
     // The name is that of the new program, or, where that failed, of the old one.
     for (option, name, wanted) in [
         ("-n", "script", &["script"][..]),
@@ -689,8 +656,8 @@ fn filter_by_comm() {
         ("-n", "kload", &["execve", "fail-enoent"]),
         ("-n", "workloads", &[]),
     ] {
-        let workload = home.executor(&A_FEW);
-        let tracer = home.execsnoop(&["-x", option, name]).json();
+        let workload = home.workload(&A_FEW);
+        let tracer = home.run(&["-x", option, name]).json();
         let mut actions = workload.finish();
         actions.retain(|action| wanted.contains(&action["way"].as_str().unwrap()));
         assert_eq!(actions.len(), wanted.len());
@@ -700,7 +667,7 @@ fn filter_by_comm() {
 
 #[test]
 fn filter_by_cgroup() {
-    let (home, sibling) = (Home::new(), Home::new());
+    let (home, sibling) = (home(), home());
     let inner = home.cgroup.child("inner");
     let innermost = inner.child("innermost");
     let path = |cgroup: &Cgroup| cgroup.path().to_str().unwrap().to_string();
@@ -733,14 +700,14 @@ fn filter_by_cgroup() {
 
 #[test]
 fn cgroups_are_named() {
-    let home = Home::new();
+    let home = home();
     // Whoever may make cgroups may give them names that would clear a screen.
     for name in [OsStr::from_bytes(b"\x1b[2J\xff\\x"), "\u{202e}inner".as_ref(), "plain".as_ref()] {
         let cgroup = home.cgroup.child(name);
         let real = cgroup.name().into_os_string().into_encoded_bytes();
         let workload = Workload::start(home.args(&["execve"]));
         cgroup.add(workload.pid());
-        let (json, text) = (home.execsnoop(&[]).json(), home.execsnoop(&["--print-cgroup"]).text());
+        let (json, text) = (home.run(&[]).json(), home.run(&["--print-cgroup"]).text());
         workload.finish();
         let finished = json.stop();
         finished.check();
@@ -755,25 +722,25 @@ fn cgroups_are_named() {
 
 #[test]
 fn filters_are_all_applied() {
-    let home = Home::new();
-    let workload = home.executor(&A_FEW);
-    let tracer = home.execsnoop(&["-u", "0", "-n", "workload", "-x"]).json();
+    let home = home();
+    let workload = home.workload(&A_FEW);
+    let tracer = home.run(&["-u", "0", "-n", "workload", "-x"]).json();
     let mut actions = workload.finish();
     actions.retain(|action| action["way"] != "script");
     assert_exactly(&tracer.stop(), &expected(&actions));
 
-    let workload = home.executor(&A_FEW);
-    let tracer = home.execsnoop(&["-u", "65534", "-n", "workload", "-x"]).json();
+    let workload = home.workload(&A_FEW);
+    let tracer = home.run(&["-u", "65534", "-n", "workload", "-x"]).json();
     workload.finish();
     assert_exactly(&tracer.stop(), &[]);
 }
 
 #[test]
 fn arguments_are_counted_out() {
-    let home = Home::new();
+    let home = home();
     for most in [0, 1, 3, 100] {
-        let workload = home.executor(&["execve", "empty-arg", "many-args", "fail-enoent"]);
-        let tracer = home.execsnoop(&["-x", "--max-args", &most.to_string()]).json();
+        let workload = home.workload(&["execve", "empty-arg", "many-args", "fail-enoent"]);
+        let tracer = home.run(&["-x", "--max-args", &most.to_string()]).json();
         let mut execs = expected(&workload.finish());
         for exec in &mut execs {
             exec.args_cut = exec.args.len() > most;
@@ -801,10 +768,10 @@ fn assert_loop(finished: &Finished, pid: u32, args: usize, numbers: impl Iterato
 
 #[test]
 fn a_long_loop_is_reported_line_by_line() {
-    let (home, count) = (Home::new(), times(2000));
-    let workload = home.exec_loop(count, 20);
+    let (home, count) = (home(), times(2000));
+    let workload = exec_loop(&home, count, 20);
     let pid = workload.pid();
-    let tracer = home.execsnoop(&[]).json();
+    let tracer = home.run(&[]).json();
     workload.finish();
     let finished = tracer.stop();
     assert_loop(&finished, pid, 20, 0..count);
@@ -814,10 +781,10 @@ fn a_long_loop_is_reported_line_by_line() {
 
 #[test]
 fn loops_at_once_are_reported_each_by_itself() {
-    let (home, count) = (Home::new(), times(500));
-    let mut loops: Vec<Workload> = (0..4).map(|_| home.exec_loop(count, 4)).collect();
+    let (home, count) = (home(), times(500));
+    let mut loops: Vec<Workload> = (0..4).map(|_| exec_loop(&home, count, 4)).collect();
     let pids: Vec<u32> = loops.iter().map(Workload::pid).collect();
-    let tracer = home.execsnoop(&[]).json();
+    let tracer = home.run(&[]).json();
     loops.iter_mut().for_each(Workload::go);
     loops.into_iter().for_each(|workload| _ = workload.finish());
     let finished = tracer.stop();
@@ -828,14 +795,14 @@ fn loops_at_once_are_reported_each_by_itself() {
 
 #[test]
 fn lines_are_filtered_by_argument() {
-    let home = Home::new();
+    let home = home();
     // Whatever is printed of the arguments.
     for (options, args) in
         [(&["-l"][..], 3), (&["--line"], 3), (&["--max-args", "2", "-l"], 3), (&["-q", "-l"], 0)]
     {
-        let workload = home.exec_loop(120, args);
+        let workload = exec_loop(&home, 120, args);
         let pid = workload.pid();
-        let tracer = home.execsnoop(options).args(["q-11"]).json();
+        let tracer = home.run(options).args(["q-11"]).json();
         workload.finish();
         let finished = tracer.stop();
         let wanted = (0..120).filter(|n| format!("seq-{n}").contains("q-11"));
@@ -848,9 +815,9 @@ fn lines_are_filtered_by_argument() {
 
 /// The table of these ways, and the executions.
 fn table(args: &[&str], ways: &[&str]) -> (Table, Vec<Exec>) {
-    let home = Home::new();
-    let workload = home.executor(ways);
-    let tracer = home.execsnoop(args).text();
+    let home = home();
+    let workload = home.workload(ways);
+    let tracer = home.run(args).text();
     let actions = workload.finish();
     (Table::of(&tracer.stop_text()), expected(&actions))
 }
@@ -959,9 +926,9 @@ fn table_with_other_times() {
 
 #[test]
 fn table_without_header() {
-    let home = Home::new();
-    let workload = home.executor(&["execve"]);
-    let tracer = home.execsnoop(&["--no-header"]).text();
+    let home = home();
+    let workload = home.workload(&["execve"]);
+    let tracer = home.run(&["--no-header"]).text();
     let execs = expected(&workload.finish());
     let ended = tracer.stop_text();
     let lines: Vec<&str> = ended.stdout().lines().collect();
@@ -987,11 +954,11 @@ fn duration_ends_it() {
 #[test]
 fn overload_is_accounted_for() {
     // More than fit into the buffer.
-    let (home, count) = (Home::new(), times(2000));
+    let (home, count) = (home(), times(2000));
     for options in [&["--strict"][..], &["-l", "seq-1"]] {
-        let workload = home.exec_loop(count, 8);
+        let workload = exec_loop(&home, count, 8);
         let pid = workload.pid();
-        let tracer = home.execsnoop(&["--buffer", "4096"]).args(options).json();
+        let tracer = home.run(&["--buffer", "4096"]).args(options).json();
         tracer.pause();
         let actions = workload.finish();
         tracer.resume();
@@ -1016,12 +983,12 @@ fn overload_is_accounted_for() {
 
 #[test]
 fn lost_parts_of_arguments_are_a_cut() {
-    let home = Home::new();
+    let home = home();
     // Buffers that can take only a part, or a few parts, of what many-args and long-arg need.
     for buffer in ["4096", "16K", "64K"] {
         let ways: Vec<&str> = ["many-args", "execve", "long-arg", "execve"].repeat(5);
-        let workload = home.executor(&ways);
-        let tracer = home.execsnoop(&["--buffer", buffer]).json();
+        let workload = home.workload(&ways);
+        let tracer = home.run(&["--buffer", buffer]).json();
         tracer.pause();
         let actions = workload.finish();
         tracer.resume();
@@ -1044,9 +1011,9 @@ fn lost_parts_of_arguments_are_a_cut() {
 
 #[test]
 fn losses_are_reported_while_they_happen() {
-    let home = Home::new();
-    let workload = home.exec_loop(100, 8);
-    let tracer = home.execsnoop(&["--buffer", "4096"]).json();
+    let home = home();
+    let workload = exec_loop(&home, 100, 8);
+    let tracer = home.run(&["--buffer", "4096"]).json();
     tracer.pause();
     workload.finish();
     tracer.resume();
@@ -1058,10 +1025,10 @@ fn losses_are_reported_while_they_happen() {
 
 #[test]
 fn events_come_while_it_runs() {
-    let home = Home::new();
-    let mut workload = home.executor(&["execve"]);
+    let home = home();
+    let mut workload = home.workload(&["execve"]);
     let pid = workload.pid();
-    let (mut json, text) = (home.execsnoop(&[]).json(), home.execsnoop(&[]).text());
+    let (mut json, text) = (home.run(&[]).json(), home.run(&[]).text());
     workload.go();
     let event = json.wait_for(|line| line["type"] == "event");
     assert_eq!(event["ppid"], pid);

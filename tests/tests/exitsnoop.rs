@@ -2,20 +2,16 @@
 //! exitsnoop against the oracle: what ended is reported exactly, and nothing else is.
 #![allow(clippy::unwrap_used)]
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kscope_tests::bytes::{bytes_of, unhex};
-use kscope_tests::cgroup::Cgroup;
 use kscope_tests::scale::times;
 use kscope_tests::table::Table;
-use kscope_tests::{Finished, Run, Who, Workload};
+use kscope_tests::{Finished, Home, Run, Who, Workload};
 use kscope_tests::{now, say_untested, wait_until};
 use nix::unistd::getpid;
 use serde_json::Value;
-use tempfile::TempDir;
 
 /// One end: what the workload saw of it, or what the tool reported.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,38 +83,8 @@ fn signal_name(signal: u64) -> String {
     }
 }
 
-/// A cgroup and a folder of the test's own: what ends there is all that the tool is asked to report.
-struct Home {
-    cgroup: Cgroup,
-    dir: TempDir,
-}
-
-impl Home {
-    fn new() -> Self {
-        static MADE: AtomicUsize = AtomicUsize::new(0);
-        let number = MADE.fetch_add(1, Ordering::Relaxed);
-        let dir = TempDir::new().unwrap();
-        fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
-        Self { cgroup: Cgroup::new(format!("kscope-exitsnoop-{}-{number}", getpid())), dir }
-    }
-
-    fn args(&self, ways: &[&str]) -> Vec<String> {
-        let dir = self.dir.path().to_str().unwrap();
-        ["exit", "--dir", dir].iter().chain(ways).map(ToString::to_string).collect()
-    }
-
-    fn adopt(&self, workload: Workload) -> Workload {
-        self.cgroup.add(workload.pid());
-        workload
-    }
-
-    fn workload(&self, ways: &[&str]) -> Workload {
-        self.adopt(Workload::start(self.args(ways)))
-    }
-
-    fn exitsnoop(&self, args: &[&str]) -> Run {
-        Run::new("exitsnoop").args(["--cgroup", self.cgroup.path().to_str().unwrap()]).args(args)
-    }
+fn home() -> Home {
+    Home::new("exitsnoop", "exit")
 }
 
 /// Check that exactly these ends were reported, but for the workload's own, which is its last.
@@ -164,11 +130,11 @@ fn each_way(mut test: impl FnMut(&dyn Fn(Run) -> Run)) {
 #[test]
 fn every_end_of_a_process_is_reported_once_with_its_status() {
     each_way(|way| {
-        let home = Home::new();
+        let home = home();
         let workload = home.workload(&WAYS);
         let pid = workload.pid();
         let before = now();
-        let tracer = way(home.exitsnoop(&[])).json();
+        let tracer = way(home.run(&[])).json();
         let actions = workload.finish();
         let finished = tracer.stop();
         let after = now();
@@ -193,10 +159,10 @@ fn every_end_of_a_process_is_reported_once_with_its_status() {
 fn every_end_of_a_thread_is_reported_once_with_its_status() {
     each_way(|way| {
         for args in [&["-T"][..], &["--threaded"]] {
-            let home = Home::new();
+            let home = home();
             let workload = home.workload(&WAYS);
             let pid = workload.pid();
-            let tracer = way(home.exitsnoop(args)).json();
+            let tracer = way(home.run(args)).json();
             let actions = workload.finish();
             let finished = tracer.stop();
             finished.check();
@@ -218,10 +184,10 @@ fn every_end_of_a_thread_is_reported_once_with_its_status() {
 #[test]
 fn core_dumps_are_told() {
     each_way(|way| {
-        let home = Home::new();
+        let home = home();
         let workload = home.workload(&["core", "signal-6"]);
         let pid = workload.pid();
-        let tracer = way(home.exitsnoop(&[])).json();
+        let tracer = way(home.run(&[])).json();
         let actions = workload.finish();
         assert_exactly(&tracer.stop(), pid, &actions.iter().map(End::process).collect::<Vec<_>>());
         if actions.iter().all(|action| action["core_dumped"] == false) {
@@ -235,12 +201,12 @@ fn core_dumps_are_told() {
 
 #[test]
 fn threads_that_end_together_are_one_end() {
-    let home = Home::new();
+    let home = home();
     let ways = vec!["together-8"; times(100)];
     each_way(|way| {
         let workload = home.workload(&ways);
         let pid = workload.pid();
-        let tracer = way(home.exitsnoop(&[])).json();
+        let tracer = way(home.run(&[])).json();
         let actions = workload.finish();
         assert_exactly(&tracer.stop(), pid, &actions.iter().map(End::process).collect::<Vec<_>>());
     });
@@ -250,10 +216,10 @@ fn threads_that_end_together_are_one_end() {
 fn failures_alone_are_printed_with_x() {
     each_way(|way| {
         for args in [["-x"], ["--failed"]] {
-            let home = Home::new();
+            let home = home();
             let workload = home.workload(&WAYS);
             let pid = workload.pid();
-            let tracer = way(home.exitsnoop(&args)).json();
+            let tracer = way(home.run(&args)).json();
             let mut actions = workload.finish();
             actions.retain(|action| action["exit_code"] != 0);
             assert_eq!(actions.len(), WAYS.len() - 3);
@@ -286,7 +252,7 @@ fn filter_by_process_and_thread() {
             (&["-T", "-p"], "thread"),
             (&["--tid"], "thread"),
         ] {
-            let home = Home::new();
+            let home = home();
             let (wanted, other) = (home.workload(&["code-3"]), home.workload(&["code-3"]));
             let pid = wanted.pid();
             let tracer = way(Run::new("exitsnoop").args(options).args([pid.to_string()])).json();
@@ -307,7 +273,7 @@ fn filter_by_process_and_thread() {
 fn filter_by_user_is_judged_on_who_ends() {
     let nobody = Who::new(Who::NOBODY, &[]);
     each_way(|way| {
-        let home = Home::new();
+        let home = home();
         let wanted = Workload::start_by(&nobody, home.args(&["code-0", "by-thread", "leader-first"]));
         filtered(way(Run::new("exitsnoop").args(["--uid", "65534"])), wanted, home.workload(&["code-0"]));
     });
@@ -316,7 +282,7 @@ fn filter_by_user_is_judged_on_who_ends() {
 #[test]
 fn filter_by_cgroup() {
     each_way(|way| {
-        let (home, sibling) = (Home::new(), Home::new());
+        let (home, sibling) = (home(), home());
         let ways = ["code-3", "together-4"];
         let (wanted, other) = (home.workload(&ways), sibling.workload(&ways));
         let path = home.cgroup.path().to_str().unwrap().to_string();
@@ -327,7 +293,7 @@ fn filter_by_cgroup() {
 #[test]
 fn filter_by_comm_takes_the_name_of_the_process_or_of_the_thread() {
     each_way(|way| {
-        let home = Home::new();
+        let home = home();
         // The process is named otherwise than the thread that ends it.
         for (args, wanted) in [
             (&["--comm", "workload"][..], 3),
@@ -336,7 +302,7 @@ fn filter_by_comm_takes_the_name_of_the_process_or_of_the_thread() {
             (&["-T", "--comm", "ther"], 2),
         ] {
             let workload = home.workload(&["by-thread", "leader-first"]);
-            let tracer = way(home.exitsnoop(args)).json();
+            let tracer = way(home.run(args)).json();
             workload.finish();
             let finished = tracer.stop();
             finished.check();
@@ -348,9 +314,9 @@ fn filter_by_comm_takes_the_name_of_the_process_or_of_the_thread() {
 
 #[test]
 fn cgroups_are_named() {
-    let home = Home::new();
+    let home = home();
     let workload = home.workload(&["code-3"]);
-    let (json, text) = (home.exitsnoop(&[]).json(), home.exitsnoop(&["--print-cgroup"]).text());
+    let (json, text) = (home.run(&[]).json(), home.run(&["--print-cgroup"]).text());
     workload.finish();
     let name = home.cgroup.name().into_os_string().into_encoded_bytes();
     assert!(json.stop().events().all(|event| bytes_of(&event, "cgroup") == name));
@@ -360,7 +326,7 @@ fn cgroups_are_named() {
 
 #[test]
 fn table_shows_the_same() {
-    let home = Home::new();
+    let home = home();
     let ways = ["code-0", "code-3", "signal-9", "signal-37", "leader-first-all"];
     for (args, titles) in [
         (&[][..], "PCOMM PID PPID TID AGE(s) EXIT_CODE"),
@@ -368,7 +334,7 @@ fn table_shows_the_same() {
         (&["--timestamp", "-U"], "TIME UID PCOMM PID PPID TID AGE(s) EXIT_CODE"),
     ] {
         let workload = home.workload(&ways);
-        let tracer = home.exitsnoop(args).text();
+        let tracer = home.run(args).text();
         let actions = workload.finish();
         let table = Table::of(&tracer.stop_text());
         assert_eq!(table.titles.join(" "), titles);
@@ -405,9 +371,9 @@ fn ends_of_kernel_threads_have_no_status() {
 
 #[test]
 fn events_come_while_it_runs() {
-    let home = Home::new();
+    let home = home();
     let mut workload = home.workload(&["code-3"]);
-    let (mut json, text) = (home.exitsnoop(&[]).json(), home.exitsnoop(&[]).text());
+    let (mut json, text) = (home.run(&[]).json(), home.run(&[]).text());
     workload.go();
     let event = json.wait_for(|line| line["type"] == "event");
     assert_eq!(event["ppid"], workload.pid());
