@@ -7,6 +7,9 @@ use std::time::Instant;
 
 use crate::DEADLINE;
 
+/// What was waited for did not come until [`DEADLINE`].
+pub(crate) struct InVain;
+
 /// A pipe that a thread reads to its end.
 pub(crate) struct Stream(Arc<Shared>);
 
@@ -50,10 +53,17 @@ impl Stream {
 
     /// Line `n`, without its newline, once it is there; `None` if the stream ended before.
     pub(crate) fn line(&self, n: usize) -> Option<Vec<u8>> {
-        let received = self.0.wait(&format!("line {n} of the output"), |received| received.ends.len() > n);
-        let end = *received.ends.get(n)?;
-        let start = n.checked_sub(1).map_or(0, |before| received.ends[before]);
-        Some(received.bytes[start..end - 1].to_vec())
+        self.try_line(n)
+            .unwrap_or_else(|InVain| panic!("waited {DEADLINE:?} in vain for line {n} of the output"))
+    }
+
+    /// [`Stream::line`], if it or the end comes at all.
+    pub(crate) fn try_line(&self, n: usize) -> Result<Option<Vec<u8>>, InVain> {
+        let received = self.0.wait(|received| received.ends.len() > n)?;
+        Ok(received.ends.get(n).map(|end| {
+            let start = n.checked_sub(1).map_or(0, |before| received.ends[before]);
+            received.bytes[start..end - 1].to_vec()
+        }))
     }
 
     /// How many complete lines there are by now.
@@ -68,7 +78,10 @@ impl Stream {
 
     /// Everything, once the last process that has the pipe open has closed it.
     pub(crate) fn finish(self) -> Vec<u8> {
-        std::mem::take(&mut self.0.wait("the end of the output", |_| false).bytes)
+        let received = self.0.wait(|_| false);
+        let mut received =
+            received.unwrap_or_else(|InVain| panic!("waited {DEADLINE:?} in vain for the end of the output"));
+        std::mem::take(&mut received.bytes)
     }
 }
 
@@ -77,16 +90,18 @@ impl Shared {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wait until the stream has ended, or has come so far.
-    fn wait(&self, what: &str, come: impl Fn(&Received) -> bool) -> MutexGuard<'_, Received> {
+    /// Wait until the stream has ended, or has come so far: not longer than [`DEADLINE`].
+    fn wait(&self, come: impl Fn(&Received) -> bool) -> Result<MutexGuard<'_, Received>, InVain> {
         let start = Instant::now();
         let mut received = self.lock();
         while !received.closed && !come(&received) {
             let left = DEADLINE.saturating_sub(start.elapsed());
-            assert!(!left.is_zero(), "waited {DEADLINE:?} in vain for {what}");
+            if left.is_zero() {
+                return Err(InVain);
+            }
             let waited = self.changed.wait_timeout(received, left);
             received = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        received
+        Ok(received)
     }
 }

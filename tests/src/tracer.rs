@@ -9,8 +9,8 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::bytes::lossy;
-use crate::stream::Stream;
-use crate::{Ended, Run, Schema, process, wait_until};
+use crate::stream::{InVain, Stream};
+use crate::{DEADLINE, Ended, Run, Schema, left_out, process, wait_until};
 
 /// A running tool; dropping it kills it.
 pub struct Tracer {
@@ -105,11 +105,19 @@ impl Tracer {
     /// The next JSON line of which `wanted` is true, behind the one that the last call gave.
     ///
     /// # Panics
-    /// If none comes.
+    /// If none comes; then as [`left_out::check`], if the kernel left something out.
     pub fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         loop {
-            let Some(line) = self.stream().line(self.seen) else {
-                panic!("it ended before the line that was waited for: {:?}", self.reap());
+            let line = match self.stream().try_line(self.seen) {
+                Ok(Some(line)) => line,
+                Ok(None) => panic!("it ended before the line that was waited for: {:?}", self.reap()),
+                Err(InVain) => {
+                    self.signal(Signal::SIGINT);
+                    let finished = Finished::from(self.reap());
+                    // It says so at its end only.
+                    left_out::check(&finished);
+                    panic!("waited {DEADLINE:?} in vain for a line: {finished:?}");
+                }
             };
             self.seen += 1;
             let value = parse(&self.tool, &line);

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use kscope_tests::bytes::bytes_of;
 use kscope_tests::table::Table;
-use kscope_tests::{Finished, Run, Workload, now, say_untested};
+use kscope_tests::{Finished, Run, Workload, left_out, now, say_untested};
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
 
@@ -82,6 +82,7 @@ fn traced(run: Run, workload: Workload, wanted: impl Fn(&Value) -> bool) -> (Fin
     }
     let finished = tracer.stop();
     let after = now();
+    left_out::check(&finished);
     finished.check();
     let ours = finished.events().filter(|event| ports.contains(&ports_of(event)));
     let ours: Vec<Value> = ours.collect();
@@ -135,27 +136,31 @@ fn connections_are_reported_exactly() {
         say_untested("tcplife by tp", "tracefs is not mounted");
     }
     for way in ways {
-        let workload = Workload::start(["tcp-life"].iter().chain(&WAYS));
-        let run = if let Some(way) = way { tcplife(&[]).env("KSCOPE_WAY", way) } else { tcplife(&[]) };
-        let (finished, events) = traced(run, workload, |_| true);
-        let hook = match way {
-            None => finished.header["hooks"]["state"].as_str().unwrap(),
-            Some("tp") => "tp/sock/inet_sock_set_state",
-            Some(_) => "raw_tp/inet_sock_set_state",
-        };
-        assert_eq!(finished.header["hooks"]["state"], hook);
-        for event in events {
-            assert!(event["duration_us"].as_f64().unwrap() > 0.0, "{event}");
-        }
+        left_out::retried(|| {
+            let workload = Workload::start(["tcp-life"].iter().chain(&WAYS));
+            let run = if let Some(way) = way { tcplife(&[]).env("KSCOPE_WAY", way) } else { tcplife(&[]) };
+            let (finished, events) = traced(run, workload, |_| true);
+            let hook = match way {
+                None => finished.header["hooks"]["state"].as_str().unwrap(),
+                Some("tp") => "tp/sock/inet_sock_set_state",
+                Some(_) => "raw_tp/inet_sock_set_state",
+            };
+            assert_eq!(finished.header["hooks"]["state"], hook);
+            for event in events {
+                assert!(event["duration_us"].as_f64().unwrap() > 0.0, "{event}");
+            }
+        });
     }
 }
 
 #[test]
 fn connections_that_began_before_are_reported_without_a_duration() {
-    let workload = Workload::start(["tcp-life", "old", "v4"]);
-    let (_, events) = traced(tcplife(&[]), workload, |_| true);
-    let known: Vec<bool> = events.iter().map(|event| !event["duration_us"].is_null()).collect();
-    assert_eq!(known.iter().filter(|known| !**known).count(), 2, "{events:#?}");
+    left_out::retried(|| {
+        let workload = Workload::start(["tcp-life", "old", "v4"]);
+        let (_, events) = traced(tcplife(&[]), workload, |_| true);
+        let known: Vec<bool> = events.iter().map(|event| !event["duration_us"].is_null()).collect();
+        assert_eq!(known.iter().filter(|known| !**known).count(), 2, "{events:#?}");
+    });
 }
 
 #[test]
