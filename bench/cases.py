@@ -26,12 +26,25 @@ class Case:
     # How many of them there are for each of `count`.
     lines: int = 1
     rates: list = field(default_factory=lambda: [25_000, 50_000, 100_000, 200_000, 400_000, 800_000])
+    # The ratio of kernel time that we want to reach.
+    kernel_target: float = 0.5
+    # What no tool of this kind can do without: in words, and a command of bpftrace that does only that.
+    floor: tuple = ()
+    # Where the time goes that a target is about, in sentences.
+    why: str = ""
 
+
+SAME_WAY = (
+    "What is added to the workload beyond the run time of programs is the kernel's way to them and back, which is the same "
+    "for both, and here as long as the programs themselves."
+)
 
 CASES = [
     Case(
         "opensnoop", ["/usr/sbin/opensnoop"], ["open-loop", "--dir", "{dir}", "--count", "200000"], 200_000,
-        event="open", mark="{dir}/",
+        event="open", mark="{dir}/", kernel_target=0.25,
+        why="A bystander's system calls all come to kscope's program, which returns at once; the peer's hooks are of the "
+        "system calls that open, but have the kernel look at each call too.",
         paced=["open-loop", "--dir", "{dir}", "--count", "{count}", "--rate", "{rate}"],
     ),
     Case(
@@ -42,10 +55,12 @@ CASES = [
     Case(
         "biolatency", ["/usr/sbin/biolatency"],
         ["io", "--path", "{disk}", "--mode", "read", "--count", "20000", "--bs", "4096"], 20_000, event="block I/O",
+        kernel_target=0.25,
     ),
     Case(
         "runqlat", ["/usr/sbin/runqlat"], ["switch-loop", "--count", "200000", "--cpu", "1"], 200_000,
         event="switch from thread to thread",
+        why=SAME_WAY,
     ),
     # libbpf-tools has no profile.
     Case(
@@ -55,13 +70,21 @@ CASES = [
     Case(
         "offcputime", ["/usr/sbin/offcputime"], ["switch-loop", "--count", "200000", "--cpu", "1"], 200_000,
         event="switch from thread to thread",
+        floor=(
+            "two stacks alone, by bpftrace",
+            ["bpftrace", "-e", "tracepoint:sched:sched_switch /pid/ { @[kstack, ustack] = count(); }"],
+        ),
+        why="Both take the stacks of the kernel and of the user at each switch, as a thread's own stack can't be taken when it "
+        "comes back: the kernel's unwinding is nearly all of the time, as the row of the two stacks alone shows. `-U` or "
+        "`-K` leaves one of them out, `--state` both for switches of no interest.",
     ),
     Case(
         "tcplife", ["/usr/sbin/tcplife"], ["tcp-loop", "--count", "5000"], 10_000,
         event="end of a connection", mark="workload", lines=2,
-        paced=["tcp-loop", "--count", "{count}", "--rate", "{rate}"], rates=[1000, 2000, 4000, 8000],
+        paced=["tcp-loop", "--count", "{count}", "--rate", "{rate}"], rates=[2000, 4000, 8000, 16_000, 32_000],
     ),
-    Case("syscount", ["/usr/sbin/syscount"], ["call-loop", "--count", "2000000"], 2_000_000, event="system call"),
+    Case("syscount", ["/usr/sbin/syscount"], ["call-loop", "--count", "2000000"], 2_000_000, event="system call",
+         why=SAME_WAY),
 ]
 
 

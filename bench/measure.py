@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 """What is measured of a tool and of those whom it watches."""
 
+import ctypes
 import json
+import mmap
 import os
 import pty
 import re
@@ -17,6 +19,8 @@ from pathlib import Path
 STATS = Path("/proc/sys/kernel/bpf_stats_enabled")
 TICK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
+# Of include/uapi/asm-generic/unistd.h.
+PIDFD_GETFD = 438
 # For a tool to attach, or to print what it has.
 PATIENCE = 60
 
@@ -69,7 +73,51 @@ def maps_bytes(pid):
 
 
 def resident_bytes(pid):
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+    """Its resident memory, without maps that it has mapped; and how much of that are pages of files."""
+    total = files = 0
+    name = ""
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        words = line.split()
+        if "-" in words[0]:
+            name = words[5] if len(words) > 5 else ""
+        elif words[0] == "Rss:" and name != "anon_inode:bpf-map":
+            total += int(words[1]) * 1024
+            files += int(words[1]) * 1024 if name.startswith("/") else 0
+    return total, files
+
+
+def buffered_bytes(pid):
+    """How many bytes the kernel has put into its ring buffer or perf buffers so far; 0 if it has neither."""
+    total, perf_size = 0, 0
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        words = line.split()
+        start, end = (int(word, 16) for word in words[0].split("-"))
+        name = words[5] if len(words) > 5 else ""
+        if name == "anon_inode:[perf_event]":
+            perf_size = end - start
+        elif name == "anon_inode:bpf-map" and int(words[2], 16) == PAGE and end - start > 2 * PAGE:
+            # A ring buffer's page with the producer's position, before its data.
+            with open(f"/proc/{pid}/mem", "rb", 0) as memory:
+                memory.seek(start)
+                total += int.from_bytes(memory.read(8), "little")
+    if perf_size:
+        total += sum(perf_head(pid, int(fd.name), perf_size) for fd in Path(f"/proc/{pid}/fd").iterdir()
+                     if os.readlink(fd) == "anon_inode:[perf_event]")
+    return total
+
+
+def perf_head(pid, fd, size):
+    """data_head of struct perf_event_mmap_page: what was written to an event's buffer, which no other process can read."""
+    process = os.pidfd_open(pid)
+    copy = ctypes.CDLL(None, use_errno=True).syscall(PIDFD_GETFD, process, fd, 0)
+    os.close(process)
+    if copy < 0:
+        raise OSError(ctypes.get_errno(), "pidfd_getfd")
+    try:
+        with mmap.mmap(copy, size, prot=mmap.PROT_READ) as page:
+            return int.from_bytes(page[1024:1032], "little")
+    finally:
+        os.close(copy)
 
 
 def cpu_s(pid):
@@ -146,11 +194,20 @@ class Workload:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.process.stdout.readline()
 
+    def start(self):
+        """Let it act."""
+        self.process.stdin.write(b"go\n")
+        self.process.stdin.flush()
+
+    def kill(self):
+        """End it, whether it has acted or not."""
+        self.process.kill()
+        self.process.communicate()
+
     def go(self):
         """Let it act, until it has."""
         start = time.monotonic()
-        self.process.stdin.write(b"go\n")
-        self.process.stdin.flush()
+        self.start()
         for line in self.process.stdout:
             done = json.loads(line)
             if done.get("done"):
@@ -196,6 +253,22 @@ def first_event_s(command, events):
         process.kill()
         process.wait()
         os.close(main)
+
+
+def first_run_s(command):
+    """From exec to the first run of one of its programs, while what they are for happens all the time."""
+    with program_statistics():
+        start = time.monotonic()
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            while not any(runs for _, runs in programs(process.pid).values()):
+                if process.poll() is not None or time.monotonic() > start + PATIENCE:
+                    raise Failed(f"{' '.join(command)}: no program ran")
+            return time.monotonic() - start
+        finally:
+            # So early, peers may miss SIGINT.
+            process.kill()
+            process.wait()
 
 
 @contextmanager
