@@ -36,7 +36,7 @@ class Case:
 
 SAME_WAY = (
     "What is added to the workload beyond the run time of programs is the kernel's way to them and back, which is the same "
-    "for both, and here as long as the programs themselves."
+    "for both."
 )
 
 CASES = [
@@ -75,7 +75,7 @@ CASES = [
             ["bpftrace", "-e", "tracepoint:sched:sched_switch /pid/ { @[kstack, ustack] = count(); }"],
         ),
         why="Both take the stacks of the kernel and of the user at each switch, as a thread's own stack can't be taken when it "
-        "comes back: the kernel's unwinding is nearly all of the time, as the row of the two stacks alone shows. `-U` or "
+        "comes back: the kernel's unwinding is most of the time, as the row of the two stacks alone shows. `-U` or "
         "`-K` leaves one of them out, `--state` both for switches of no interest.",
     ),
     Case(

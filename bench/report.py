@@ -21,7 +21,7 @@ REASONS = [
     "",
     "Memory: the most of kscope's is pages of its one file, which has all tools: all that run have them in common, and the",
     "kernel can take them back. Tools that print each event have a ring buffer of 4 MiB besides (`--buffer`): it holds what",
-    "comes while they are not running, and is why they lose nothing at rates at which the peers do.",
+    "comes while they are not running.",
     "",
     "Time to the first event: kscope looks at all of the kernel's types once, as it does not build on a kernel's version, asks",
     "the kernel which hooks it allows, and has it verify programs that have more in them: filters by process, command and",
