@@ -25,6 +25,8 @@ class Case:
     mark: str = ""
     # How many of them there are for each of `count`.
     lines: int = 1
+    # A tracepoint of the tool that interrupts hit, if there is one.
+    in_interrupts: str = ""
     rates: list = field(default_factory=lambda: [25_000, 50_000, 100_000, 200_000, 400_000, 800_000])
     # The ratio of kernel time that we want to reach.
     kernel_target: float = 0.5
@@ -82,6 +84,7 @@ CASES = [
         "tcplife", ["/usr/sbin/tcplife"], ["tcp-loop", "--count", "5000"], 10_000,
         event="end of a connection", mark="workload", lines=2,
         paced=["tcp-loop", "--count", "{count}", "--rate", "{rate}"], rates=[2000, 4000, 8000, 16_000, 32_000],
+        in_interrupts="sock/inet_sock_set_state",
     ),
     Case("syscount", ["/usr/sbin/syscount"], ["call-loop", "--count", "2000000"], 2_000_000, event="system call",
          why=SAME_WAY),

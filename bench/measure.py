@@ -7,8 +7,10 @@ import mmap
 import os
 import pty
 import re
+import platform
 import select
 import signal
+import struct
 import subprocess
 import threading
 import time
@@ -21,8 +23,13 @@ TICK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 # Of include/uapi/asm-generic/unistd.h.
 PIDFD_GETFD = 438
+PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}[platform.machine()]
+# Of include/uapi/linux/perf_event.h.
+PERF_TYPE_TRACEPOINT, PERF_ATTR_SIZE = 2, 64
 # For a tool to attach, or to print what it has.
 PATIENCE = 60
+# For a tool to end before it is asked to once more.
+ASK_AGAIN = 20
 
 
 class Failed(Exception):
@@ -161,21 +168,47 @@ class Tracer:
 
     def stop(self):
         """End it as Ctrl-C does: what it wrote to stderr."""
+        began = asked = time.monotonic()
         self.process.send_signal(signal.SIGINT)
-        end = time.monotonic() + PATIENCE
         # Not Popen.wait(), which does not tell what it used.
         pid, status, usage = os.wait4(self.pid, os.WNOHANG)
         while not pid:
-            if time.monotonic() > end:
+            now = time.monotonic()
+            if now > began + PATIENCE:
                 self.process.kill()
                 self.process.wait()
                 raise Failed(f"{' '.join(self.command)} did not end")
+            if now > asked + ASK_AGAIN:
+                # bpftrace may miss the first one.
+                self.process.send_signal(signal.SIGINT)
+                asked = now
             time.sleep(0.01)
             pid, status, usage = os.wait4(self.pid, os.WNOHANG)
         self.process.returncode = os.waitstatus_to_exitcode(status)
         self.user_s = usage.ru_utime
         self.reader.join()
         return b"".join(self.errors).decode(errors="replace")
+
+
+class FirstProcess:
+    """Counts hits of a tracepoint by threads of the first process, in interrupts: some hosts show them to no program.
+
+    See tests/src/first_process.rs.
+    """
+
+    def __init__(self, tracepoint):
+        number = int(Path(f"/sys/kernel/tracing/events/{tracepoint}/id").read_text())
+        attr = struct.pack("IIQ", PERF_TYPE_TRACEPOINT, PERF_ATTR_SIZE, number).ljust(PERF_ATTR_SIZE, b"\0")
+        call = ctypes.CDLL(None, use_errno=True).syscall
+        threads = [int(thread.name) for thread in Path("/proc/1/task").iterdir()]
+        self.counters = [fd for thread in threads if (fd := call(PERF_EVENT_OPEN, attr, thread, -1, -1, 0)) >= 0]
+
+    def count(self):
+        """How many since it was made, which ends it."""
+        found = sum(int.from_bytes(os.read(fd, 8), "little") for fd in self.counters)
+        for fd in self.counters:
+            os.close(fd)
+        return found
 
 
 @dataclass
@@ -269,6 +302,12 @@ def first_run_s(command):
             # So early, peers may miss SIGINT.
             process.kill()
             process.wait()
+
+
+def verifier_ms(command):
+    """How long the kernel verifies a tool's programs, as kscope tells of it."""
+    done = subprocess.run([*command, "-v", "--dry-run"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True)
+    return sum(int(us) for us in re.findall(r"verification time (\d+) usec", done.stderr)) / 1e3
 
 
 @contextmanager

@@ -18,13 +18,14 @@ METHOD = [
 REASONS = [
     "## Where targets are missed",
     "",
-    "Memory: the most of kscope's is pages of its one file, which has all tools: all that run have them in common, and the",
-    "kernel can take them back. Tools that print each event have a ring buffer of 4 MiB besides (`--buffer`): it holds what",
-    "comes while they are not running.",
+    "Memory: tools that print each event have a ring buffer of 4 MiB (`--buffer`), which holds what comes while they are not",
+    "running; a peer that has less loses events at the rates told above. Pages of files are those of the libraries, which all",
+    "processes have in common, and of kscope's one file.",
     "",
-    "Time to the first event: kscope looks at all of the kernel's types once, as it does not build on a kernel's version, asks",
-    "the kernel which hooks it allows, and has it verify programs that have more in them: filters by process, command and",
-    "cgroup, and counters of what is lost.",
+    "Time to the first event: libbpf reads all of the kernel's types, for peers as for kscope; kscope reads them once more by",
+    "itself, as it asks the kernel which hooks and helpers it has rather than build on its version. The kernel clears the ring",
+    "buffer's pages, and verifies programs that have more in them: filters by process, command and cgroup, and counters of",
+    "what is lost.",
 ]
 # Ratio of the highest lossless rates.
 LOSSLESS_TARGET = 2
@@ -73,8 +74,8 @@ class Rows:
             return f"{wanted}: can't be told"
         return f"{wanted}: {'met' if median(ratios) <= target else 'missed'}"
 
-    def floor(self, what, unit, value):
-        """What a row before this one can't be less than."""
+    def only_ours(self, what, unit, value):
+        """A part of the row before, or what that can't be less than."""
         self.lines.append((what, f"{number(value)} {unit}", "", "", ""))
 
     def rates(self, pairs):

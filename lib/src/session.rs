@@ -47,6 +47,7 @@ use crate::command::Waiting;
 use crate::hooks::Taken;
 use crate::json::SCHEMA_VERSION;
 use crate::kernel;
+use crate::memory;
 use crate::metrics::Exporter;
 use crate::out::Out;
 use crate::say;
@@ -284,6 +285,7 @@ struct Watch {
     deadline: Option<Instant>,
     dry_run: bool,
     reader_gone: bool,
+    waits: u32,
     /// A command that is to be let go.
     command: Option<Waiting>,
     /// What tells that it has ended, and whether it has.
@@ -307,7 +309,15 @@ impl Watch {
             Err(error) => return Err(Error::system("watching stdout")(error)),
         }
         let deadline = common.duration.map(|time| began + time);
-        Ok(Self { epoll, deadline, dry_run: common.dry_run, reader_gone: false, command, ended: None })
+        Ok(Self {
+            epoll,
+            deadline,
+            dry_run: common.dry_run,
+            reader_gone: false,
+            waits: 0,
+            command,
+            ended: None,
+        })
     }
 
     /// Wake up when the kernel says so, which it does at a fill level, and not whenever there is data.
@@ -346,6 +356,11 @@ impl Watch {
             self.ended = Some((pidfd, false));
         }
         let left = self.deadline.map_or(time, |d| time.min(d.saturating_duration_since(Instant::now())));
+        self.waits = self.waits.saturating_add(1);
+        if self.waits == 2 {
+            // Not earlier: somebody waits for the first event.
+            memory::give_back_code();
+        }
         // Rounded up: a wait that is too short by a fraction would turn into a spin.
         let ms = u16::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
         let mut events = [EpollEvent::empty(); 8];
@@ -364,15 +379,6 @@ impl Watch {
             Err(nix::errno::Errno::EINTR) => Ok(()),
             Err(error) => Err(Error::system("epoll_wait")(error)),
         }
-    }
-}
-
-/// What loading took goes back to the kernel: the allocator keeps it where something was allocated behind it.
-fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it has no conditions.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 
@@ -545,7 +551,7 @@ impl Session {
         }
         let command = if common.dry_run { None } else { command::fork()? };
         caps::give_up(keep, || counters.as_ref().is_none_or(|counters| counters.read().is_ok()))?;
-        give_back_memory();
+        memory::give_back_heap();
 
         let mut out = Out::new(common, clock)?;
         taken.notes.iter().for_each(|note| say(&format!("{tool}: note: {note}")));

@@ -170,7 +170,18 @@ impl Trace for Biolatency {
             rodata.cgroup = cgroup.map_or(0, |cgroup| cgroup.id);
             kscope::set_block!(rodata, &Layout::of(&kernel), &self.disk);
         }
-        let taken = Hooks::new().without(&unwanted).choose(open.open_object_mut(), &kernel)?;
+        // What no hook that is wanted fills takes no memory.
+        let object = open.open_object_mut();
+        for (map, is_filled) in [
+            ("hists", self.per_disk || self.per_flags),
+            ("request_starts", ["issue", "insert"].iter().any(|hook| !unwanted.contains(hook))),
+            ("bios", !unwanted.contains(&"bio_queue")),
+        ] {
+            if !is_filled {
+                session::set_max_entries(object, map, 1)?;
+            }
+        }
+        let taken = Hooks::new().without(&unwanted).choose(object, &kernel)?;
         let flag_names = FlagNames::new(&kernel);
         drop(kernel);
         let skeleton = session::load(open)?;
