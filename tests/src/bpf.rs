@@ -8,6 +8,8 @@ use libbpf_rs::btf::{Btf, types};
 use libbpf_rs::query::{LinkInfoIter, MapInfoIter, ProgInfoIter};
 use libbpf_rs::{MapCore as _, MapFlags, MapHandle, MapType};
 
+use crate::mounted::Mounted;
+
 /// A kind of BPF object; each has ids of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -42,14 +44,15 @@ pub fn has_perf_links() -> bool {
     kinds.is_some_and(|kinds| kinds.iter().any(|m| m.name.is_some_and(|n| n == "BPF_LINK_TYPE_PERF_EVENT")))
 }
 
-/// A hash map that is pinned in the BPF file system; dropping it removes it.
+/// A hash map that is pinned in a BPF file system of its own.
 pub struct PinnedMap {
     map: MapHandle,
     path: PathBuf,
+    _place: Mounted,
 }
 
 impl PinnedMap {
-    /// With keys of 8 bytes, under a name of its own.
+    /// With keys of 8 bytes, under this name.
     ///
     /// # Panics
     /// If it can't be made.
@@ -68,9 +71,10 @@ impl PinnedMap {
         };
         let mut map = MapHandle::create(MapType::Hash, Some("kscope_test"), key_size, 8, 64, &options)
             .unwrap_or_else(|error| panic!("a map: {error}"));
-        let path = Path::new("/sys/fs/bpf").join(format!("kscope-test-{name}-{}", std::process::id()));
+        let place = Mounted::bpf();
+        let path = place.path().join(name);
         map.pin(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        Self { map, path }
+        Self { map, path, _place: place }
     }
 
     /// Where it is pinned.
@@ -85,11 +89,5 @@ impl PinnedMap {
     pub fn insert(&self, key: u64) {
         let (key, value) = (key.to_ne_bytes(), 1_u64.to_ne_bytes());
         self.map.update(&key, &value, MapFlags::ANY).unwrap_or_else(|error| panic!("{key:?}: {error}"));
-    }
-}
-
-impl Drop for PinnedMap {
-    fn drop(&mut self) {
-        _ = std::fs::remove_file(&self.path);
     }
 }

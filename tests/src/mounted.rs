@@ -25,6 +25,14 @@ impl Mounted {
         Self::at("kscope-test", "tmpfs", None)
     }
 
+    /// For pinned BPF objects, of the type bpf.
+    ///
+    /// # Panics
+    /// If it can't be mounted.
+    pub fn bpf() -> Self {
+        Self::at("bpf", "bpf", None)
+    }
+
     /// On a loop device of so many bytes, of the type ext4; or why there is none.
     ///
     /// # Errors
