@@ -40,12 +40,16 @@ static __always_inline bool filter_comm(const __u8 *comm)
 	return false;
 }
 
-/* By numbers that current_pids() or task_pids() gave. */
+/* Not the tool itself, by numbers that current_pids() or task_pids() gave. */
+static __always_inline bool filter_own(__u64 pids)
+{
+	return pids >> 32 != filter.own_tgid;
+}
+
+/* By the same numbers. */
 static __always_inline bool filter_pids(__u64 pids)
 {
-	__u32 tgid = pids >> 32;
-
-	return tgid != filter.own_tgid && filter_list(filter.tgid, filter.tgids, tgid) &&
+	return filter_own(pids) && filter_list(filter.tgid, filter.tgids, pids >> 32) &&
 	       filter_list(filter.tid, filter.tids, pids);
 }
 
@@ -58,14 +62,17 @@ static __always_inline bool filter_command(__u32 kernel_tgid)
 /* Whether every task passes, but the tool's own. */
 static __always_inline bool filter_is_empty(void)
 {
-	return !filter.tgids && !filter.tids && !filter.uids && !filter.comm_len &&
-	       !filter.cgroups && !filter.follow;
+	return !filter.any;
 }
 
 /* For hooks that run in the task that their event is about, and for no other. */
 static __always_inline bool filter_current(void)
 {
-	if (!filter_pids(current_pids()))
+	__u64 pids = current_pids();
+
+	if (filter_is_empty())
+		return filter_own(pids);
+	if (!filter_pids(pids))
 		return false;
 	if (filter.follow && !filter_command(bpf_get_current_pid_tgid() >> 32))
 		return false;
@@ -92,7 +99,11 @@ static __always_inline bool filter_task_cgroup(struct task_struct *task)
 /* For a task that need not be the running one. */
 static __always_inline bool filter_task(bool btf, struct task_struct *task)
 {
-	if (!filter_pids(task_pids(btf, task)) || !filter_command(FIELD(btf, task, tgid)))
+	__u64 pids = task_pids(btf, task);
+
+	if (filter_is_empty())
+		return filter_own(pids);
+	if (!filter_pids(pids) || !filter_command(FIELD(btf, task, tgid)))
 		return false;
 	if (filter.uids &&
 	    !filter_list(filter.uid, filter.uids,

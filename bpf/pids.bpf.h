@@ -27,6 +27,7 @@ struct kscope_filter {
 	__u32 own_tgid; /* the tool's own process, which is never traced */
 	__u32 pidns;	/* the namespace of these numbers, by its inode; 0 is the first one */
 	__u32 follow;	/* trace what this process starts only; 0: everything */
+	__u32 any;	/* whether there is any of these: a glance for those that nobody filters */
 };
 
 const volatile struct kscope_filter filter;
@@ -59,11 +60,22 @@ static __always_inline __u64 task_pids(bool btf, struct task_struct *task)
 	return (__u64)FIELD(btf, task, tgid) << 32 | (__u32)FIELD(btf, task, pid);
 }
 
+/* As bpf_get_current_pid_tgid() has them, but without a call where the JIT inlines this helper. */
+static __always_inline __u64 current_kernel_pids(void)
+{
+	struct task_struct *task;
+
+	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf))
+		return bpf_get_current_pid_tgid();
+	task = bpf_get_current_task_btf();
+	return (__u64)task->tgid << 32 | (__u32)task->pid;
+}
+
 static __always_inline __u64 current_pids(void)
 {
 	if (filter.pidns)
 		return pids_seen((struct task_struct *)bpf_get_current_task());
-	return bpf_get_current_pid_tgid();
+	return current_kernel_pids();
 }
 
 /* Who runs, in a record with these members. */

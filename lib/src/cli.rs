@@ -339,6 +339,7 @@ macro_rules! set_filter {
         to.own_tgid = $crate::names::own_pid();
         to.pidns = $crate::names::pid_namespace().unwrap_or(0);
         to.follow = if $crate::command::is_given() { to.own_tgid } else { 0 };
+        to.any = (!from.is_empty()).into();
     }};
 }
 

@@ -124,7 +124,7 @@ impl Trace for Syscount {
             rodata.task_storage = task_storage;
             rodata.per_process = self.per_process;
             rodata.latency = self.latency;
-            rodata.failed_only = self.failed;
+            rodata.failed_only = self.failed || self.errno.is_some();
             rodata.only_errno = self.errno.unwrap_or(0);
             rodata.exec_is_known = taken.hooks.contains_key("exec");
             rodata.uring_complete_has_cqe = kernel.tracepoint_arg_is_pointer("io_uring_complete", 2);

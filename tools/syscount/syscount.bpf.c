@@ -14,6 +14,7 @@
 const volatile bool per_process;
 const volatile bool latency;
 const volatile bool failed_only;
+/* With failed_only. */
 const volatile __u32 only_errno;
 /* The hook exec is there, and tells execveat from execve. */
 const volatile bool exec_is_known;
@@ -75,8 +76,10 @@ static __always_inline void add(struct syscount_count *sum, bool own, bool faile
 	}
 	if (own) {
 		sum->count++;
-		sum->errors += failed;
-		sum->total_ns += ns;
+		if (failed)
+			sum->errors++;
+		if (latency)
+			sum->total_ns += ns;
 		return;
 	}
 	__sync_fetch_and_add(&sum->count, 1);
@@ -140,9 +143,9 @@ static __always_inline void count_call(__s32 nr, __u32 abi, bool renamed, bool f
 static __always_inline bool wanted(long ret, bool *failed)
 {
 	*failed = ret < 0 && ret >= -ERRNO_MAX;
-	if (only_errno)
-		return ret == -(long)only_errno;
-	return *failed || !failed_only;
+	if (!failed_only)
+		return true;
+	return only_errno ? ret == -(long)only_errno : *failed;
 }
 
 static __always_inline __u32 abi_of(__s32 *nr, bool compat)
