@@ -40,3 +40,41 @@ extern "C" fn give_back_segments(info: *mut libc::dl_phdr_info, _size: usize, _d
     }
     STOP
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use procfs::process::MMapPath;
+    use procfs::process::Process;
+
+    /// Resident pages of the program file that nobody may write to, in bytes.
+    fn resident() -> u64 {
+        let own = Process::myself().unwrap();
+        let program = own.exe().unwrap();
+        let of_program = |path: &MMapPath| matches!(path, MMapPath::Path(path) if *path == program);
+        let maps = own.smaps().unwrap();
+        maps.iter().filter(|map| of_program(&map.pathname)).map(|map| map.extension.map["Rss"]).sum()
+    }
+
+    #[test]
+    fn code_is_given_back_and_comes_again() {
+        // As much as a small read of each page takes in.
+        let touch = || {
+            let maps = Process::myself().unwrap().maps().unwrap();
+            let program = std::env::current_exe().unwrap();
+            for map in maps.iter().filter(|map| matches!(&map.pathname, MMapPath::Path(p) if *p == program)) {
+                for at in (map.address.0..map.address.1).step_by(4096) {
+                    // SAFETY: it is mapped, and readable.
+                    unsafe { std::ptr::read_volatile(at as *const u8) };
+                }
+            }
+        };
+        touch();
+        let all = resident();
+        give_back_code();
+        let left = resident();
+        assert!(left < all, "{left} of {all} bytes");
+        touch();
+        assert_eq!(resident(), all);
+    }
+}

@@ -40,33 +40,21 @@ pub fn copy_program(from: &Path, to: &Path) {
     assert!(status.success(), "cp {} {}: {status}", from.display(), to.display());
 }
 
-/// The memory that a process holds, in bytes.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Resident {
-    /// Unchanged pages of the file that it runs.
-    pub program: u64,
-    /// All others.
-    pub rest: u64,
-}
-
-/// The memory that it holds.
+/// The memory that it holds, in bytes, but for unchanged pages of the file that it runs.
 ///
 /// # Panics
 /// If there is no such process.
-pub fn resident(pid: u32) -> Resident {
+pub fn resident_without_program(pid: u32) -> u64 {
     let process = process(pid).unwrap_or_else(|error| panic!("process {pid}: {error}"));
     let program = process.exe().unwrap_or_else(|error| panic!("process {pid}: {error}"));
     let maps = process.smaps().unwrap_or_else(|error| panic!("process {pid}: {error}"));
-    let mut resident = Resident::default();
-    for map in &maps {
+    let resident = |map: &MemoryMap| {
         let size = |name: &str| map.extension.map.get(name).copied().unwrap_or_default();
         let is_program = matches!(&map.pathname, MMapPath::Path(path) if *path == program);
-        // Not by what is dirty: so are all pages of a file that was written a moment ago.
-        let unchanged = if is_program { size("Rss") - size("Anonymous") } else { 0 };
-        resident.program += unchanged;
-        resident.rest += size("Rss") - unchanged;
-    }
-    resident
+        // Not what is dirty: so are all pages of a file that was written a moment ago.
+        if is_program { size("Anonymous") } else { size("Rss") }
+    };
+    maps.iter().map(resident).sum()
 }
 
 /// Whether it has given up gaining privileges; false for a process that has gone.
