@@ -19,8 +19,8 @@ REASONS = [
     "## Where targets are missed",
     "",
     "Memory: tools that print each event have a ring buffer of 4 MiB (`--buffer`), which holds what comes while they are not",
-    "running; a peer that has less loses events at the rates told above. Pages of files are those of the libraries, which all",
-    "processes have in common, and of kscope's one file.",
+    "running; the peers' buffers are smaller. Pages of files are those of the libraries, which all processes have in common,",
+    "and of kscope's one file.",
     "",
     "Time to the first event: libbpf reads all of the kernel's types, for peers as for kscope; kscope reads them once more by",
     "itself, as it asks the kernel which hooks and helpers it has rather than build on its version. The kernel clears the ring",
@@ -87,10 +87,10 @@ class Rows:
             for side, any_lost in zip(runs, lost)
         ]
         ratios = sorted(ours[0] / peer[0] for ours, peer in pairs if peer[0])
-        if not lost[1]:
-            verdict = "can't be told, as the peer lost none"
+        if median(ratios or [0]) >= LOSSLESS_TARGET or lost[1] and not lost[0]:
+            verdict = "met"
         else:
-            verdict = "met" if not lost[0] or median(ratios or [0]) >= LOSSLESS_TARGET else "missed"
+            verdict = "missed" if lost[1] else "can't be told, as the peer lost none"
         text = f"**{number(median(ratios))}** ({number(ratios[0])} to {number(ratios[-1])})" if ratios else ""
         self.lines.append(("highest lossless rate", *figures, text, f"at least {LOSSLESS_TARGET}: {verdict}"))
         accounted = [all(run[2] for run in side) for side in runs]
