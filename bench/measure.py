@@ -6,8 +6,8 @@ import json
 import mmap
 import os
 import pty
-import re
 import platform
+import re
 import select
 import signal
 import struct

@@ -41,7 +41,7 @@ static __always_inline bool filter_comm(const __u8 *comm)
 }
 
 /* Not the tool itself, by numbers that current_pids() or task_pids() gave. */
-static __always_inline bool filter_own(__u64 pids)
+static __always_inline bool filter_not_own(__u64 pids)
 {
 	return pids >> 32 != filter.own_tgid;
 }
@@ -49,7 +49,7 @@ static __always_inline bool filter_own(__u64 pids)
 /* By the same numbers. */
 static __always_inline bool filter_pids(__u64 pids)
 {
-	return filter_own(pids) && filter_list(filter.tgid, filter.tgids, pids >> 32) &&
+	return filter_not_own(pids) && filter_list(filter.tgid, filter.tgids, pids >> 32) &&
 	       filter_list(filter.tid, filter.tids, pids);
 }
 
@@ -71,7 +71,7 @@ static __always_inline bool filter_current(void)
 	__u64 pids = current_pids();
 
 	if (filter_is_empty())
-		return filter_own(pids);
+		return filter_not_own(pids);
 	if (!filter_pids(pids))
 		return false;
 	if (filter.follow && !filter_command(bpf_get_current_pid_tgid() >> 32))
@@ -102,7 +102,7 @@ static __always_inline bool filter_task(bool btf, struct task_struct *task)
 	__u64 pids = task_pids(btf, task);
 
 	if (filter_is_empty())
-		return filter_own(pids);
+		return filter_not_own(pids);
 	if (!filter_pids(pids) || !filter_command(FIELD(btf, task, tgid)))
 		return false;
 	if (filter.uids &&

@@ -11,7 +11,8 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::wait_until;
+use crate::setting::Setting;
+use crate::{say_untested, wait_until};
 
 /// A whole disk of /sys/block.
 #[derive(Clone, Debug)]
@@ -74,6 +75,19 @@ impl Disk {
     /// The content of a file in its folder of /sys, if there is one.
     pub fn read(&self, file: &str) -> Option<String> {
         Some(fs::read_to_string(self.path(file)).ok()?.trim().to_string())
+    }
+
+    /// Have requests go through this scheduler; nothing, which is said of `test`, where the kernel does not have it.
+    ///
+    /// # Panics
+    /// If the disk has no schedulers, or the kernel refuses.
+    pub fn schedule(&self, test: &str, scheduler: &str) -> Option<Setting> {
+        let known = self.read("queue/scheduler").expect("schedulers");
+        if known.contains(scheduler) {
+            return Some(Setting::new(self.path("queue/scheduler"), scheduler));
+        }
+        say_untested(&format!("{test} with {scheduler}"), &format!("this kernel has {known}"));
+        None
     }
 
     /// What the kernel counted.

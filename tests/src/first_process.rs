@@ -3,8 +3,8 @@
 //!
 //! Some hosts' kernels run no BPF program then, whoever the event is of: an interrupt of that process may end another
 //! process' I/O. It was seen in a Firecracker guest whose first process serves the host: of 48,000 block requests,
-//! programs on `tp_btf`, `raw_tp` and `tp` were each shown 47,999, recursion_misses was 0, and the last one was counted
-//! by a perf event of the first process' thread. Neither the tool nor its peers can know of it; a test can.
+//! programs on `tp_btf` and `tp` were each shown 47,999, recursion_misses was 0, and the last one was counted by a perf
+//! event of the first process' thread. Neither the tool nor its peers can know of it; a test can.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};

@@ -223,16 +223,8 @@ fn whatever_the_kernel_keeps_of_a_request() {
         // The times that requests carry themselves, and those that the tool must keep.
         let device = Loop::new(DISK_SIZE);
         let disk = device.disk();
-        let schedulers = disk.read("queue/scheduler").unwrap();
         for scheduler in ["none", "mq-deadline"] {
-            if !schedulers.contains(scheduler) {
-                say_untested(
-                    &format!("biolatency with {scheduler}"),
-                    &format!("this kernel has {schedulers}"),
-                );
-                continue;
-            }
-            let _scheduler = Setting::new(disk.path("queue/scheduler"), scheduler);
+            let Some(_scheduler) = disk.schedule("biolatency", scheduler) else { continue };
             // Write-back throttling takes statistics, with which the kernel times each issue.
             for throttling in ["0", "75000"] {
                 let setting = Setting::try_new(disk.path("queue/wbt_lat_usec"), throttling);
@@ -255,18 +247,10 @@ fn requests_without_a_time_are_kept_or_counted() {
         let device = Loop::new(DISK_SIZE);
         let disk = device.disk();
         let _iostats = Setting::new(disk.path("queue/iostats"), "0");
-        let schedulers = disk.read("queue/scheduler").unwrap();
         for (scheduler, queued) in
             [("none", false), ("none", true), ("mq-deadline", false), ("mq-deadline", true)]
         {
-            if !schedulers.contains(scheduler) {
-                say_untested(
-                    &format!("biolatency with {scheduler}"),
-                    &format!("this kernel has {schedulers}"),
-                );
-                continue;
-            }
-            let _scheduler = Setting::new(disk.path("queue/scheduler"), scheduler);
+            let Some(_scheduler) = disk.schedule("biolatency", scheduler) else { continue };
             let workload = io(&disk.device(), "read", COUNT, 4096);
             let tracer = biolatency(&["-d", disk.name()]).args(queued.then_some("-Q")).json();
             let measured = Measured::of(&workload.finish());

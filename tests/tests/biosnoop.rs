@@ -190,13 +190,8 @@ fn whatever_the_kernel_keeps_of_a_request() {
         // The times that requests carry themselves, and those that the tool must keep.
         let device = Loop::new(DISK_SIZE);
         let disk = device.disk();
-        let schedulers = disk.read("queue/scheduler").unwrap();
         for scheduler in ["none", "mq-deadline"] {
-            if !schedulers.contains(scheduler) {
-                say_untested(&format!("biosnoop with {scheduler}"), &format!("this kernel has {schedulers}"));
-                continue;
-            }
-            let _scheduler = Setting::new(disk.path("queue/scheduler"), scheduler);
+            let Some(_scheduler) = disk.schedule("biosnoop", scheduler) else { continue };
             for statistics in ["0", "1"] {
                 let _iostats = Setting::new(disk.path("queue/iostats"), statistics);
                 let throttling = if statistics == "1" { "75000" } else { "0" };

@@ -160,7 +160,8 @@ impl Trace for Biolatency {
         if cgroup.is_some() && !kernel.has_member("bio", "bi_blkg") {
             Err(Error::Usage("this kernel does not know the cgroup of an I/O (CONFIG_BLK_CGROUP)".into()))?;
         }
-        let unwanted = self.unwanted_hooks();
+        let needs = Needs::of(self.disk.as_ref());
+        let unwanted = self.unwanted_hooks(needs);
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
             rodata.follow_bios = !unwanted.contains(&"bio_queue");
             rodata.unit_ns = unit.ns;
@@ -172,10 +173,10 @@ impl Trace for Biolatency {
         }
         // What no hook that is wanted fills takes no memory.
         let object = open.open_object_mut();
+        needs.size_maps(object)?;
         for (map, is_filled) in [
             ("hists", self.per_disk || self.per_flags),
             ("request_starts", ["issue", "insert"].iter().any(|hook| !unwanted.contains(hook))),
-            ("bios", !unwanted.contains(&"bio_queue")),
         ] {
             if !is_filled {
                 session::set_max_entries(object, map, 1)?;
@@ -240,8 +241,7 @@ impl Trace for Biolatency {
 impl Biolatency {
     /// Each hook costs something at each I/O: leave those out that no disk needs. I/O of a disk that comes later
     /// and needs them is counted as dropped.
-    fn unwanted_hooks(&self) -> Vec<&'static str> {
-        let needs = Needs::of(self.disk.as_ref());
+    fn unwanted_hooks(&self, needs: Needs) -> Vec<&'static str> {
         let mut unwanted = needs.unwanted(self.disk.as_ref());
         unwanted.push(if self.queued { "issue" } else { "insert" });
         unwanted
