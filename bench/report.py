@@ -78,6 +78,11 @@ class Rows:
         """A part of the row before, or what that can't be less than."""
         self.lines.append((what, f"{number(value)} {unit}", "", "", ""))
 
+    def lost(self, what, ours, peer=None):
+        """Which part of all events was lost."""
+        share = lambda part: "none" if part == 0 else f"{part:.2%}"
+        self.lines.append((what, share(ours), "" if peer is None else share(peer), "", ""))
+
     def rates(self, pairs):
         """The highest lossless rates, and what became of what was lost above them: each (rate, lost any, accounted)."""
         runs = [ours for ours, _ in pairs], [peer for _, peer in pairs]

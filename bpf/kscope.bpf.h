@@ -8,8 +8,8 @@
 #include <bpf/bpf_tracing.h>
 #include <bpf/bpf_core_read.h>
 
-/* libbpf relocates by a part of the kernel's types (lib/src/btf.rs), in which these would find no
- * match, or other ids. */
+/* libbpf relocates by a part of the kernel's types (lib/src/loading.rs), in which these would find
+ * no match, or other ids. */
 #undef bpf_core_type_matches
 #undef bpf_core_type_id_kernel
 #pragma GCC poison bpf_core_type_matches bpf_core_type_id_kernel
@@ -57,30 +57,30 @@ static __always_inline long read_user_str(__u8 *to, __u32 size, const void *from
  * its per-CPU memory. NO_PREEMPT() switches preemption off up to the end of the function, where the
  * kernel does not.
  */
-typedef struct {
-	void *lock;
-} class_srcu_fast_notrace_t___since_7_0;
 
-extern void bpf_preempt_disable(void) __weak __ksym;
-extern void bpf_preempt_enable(void) __weak __ksym;
+/*
+ * Calls of the kernel's functions of these names, of which user space (lib/src/loading.rs) makes
+ * such, or nothing. Declared by their names, libbpf would read all of the kernel's types for them.
+ */
+enum kscope_call {
+	BPF_PREEMPT_DISABLE = 0x6b730001,
+	BPF_PREEMPT_ENABLE,
+};
 
-static __always_inline bool is_preemptible(void)
-{
-	return bpf_core_type_exists(class_srcu_fast_notrace_t___since_7_0) &&
-	       bpf_ksym_exists(bpf_preempt_disable);
-}
+enum kscope_call *kscope_calls __attribute__((unused));
+
+static void (*const bpf_preempt_disable)(void) = (void *)BPF_PREEMPT_DISABLE;
+static void (*const bpf_preempt_enable)(void) = (void *)BPF_PREEMPT_ENABLE;
 
 static __always_inline bool preempt_off(void)
 {
-	if (is_preemptible())
-		bpf_preempt_disable();
+	bpf_preempt_disable();
 	return true;
 }
 
 static __always_inline void preempt_on(const bool *unused)
 {
-	if (is_preemptible())
-		bpf_preempt_enable();
+	bpf_preempt_enable();
 }
 
 #define NO_PREEMPT()                                                                               \

@@ -1,29 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The kernel's own type information (BTF, Documentation/bpf/btf.rst): searched by name, and lent to libbpf.
-//!
-//! To relocate a tool's programs, libbpf walks through all types of the kernel, some 100,000, once for each type that
-//! the programs name. It can be given other type information to look in: so it gets the types that the tool names.
+//! The kernel's own type information (BTF, Documentation/bpf/btf.rst), searched by name.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::fs;
 use std::fs::File;
-use std::io::Write as _;
 use std::ops::Deref;
 use std::ops::Range;
-use std::os::fd::AsRawFd as _;
-use std::os::unix::ffi::OsStrExt as _;
-use std::sync::OnceLock;
 
-use libbpf_rs::AsRawLibbpf as _;
-use libbpf_rs::OpenObject;
-use libbpf_rs::btf::Btf;
-use libbpf_rs::btf::BtfType;
 use libbpf_sys as sys;
 use memchr::memmem;
+use memmap2::Mmap;
 use memmap2::MmapOptions;
-use nix::sys::memfd::MFdFlags;
-use nix::sys::memfd::memfd_create;
 
 use crate::Error;
 
@@ -77,18 +66,33 @@ fn shape(kind: u32) -> Option<Shape> {
 }
 
 /// Whether CO-RE finds types of this kind by their names.
-fn is_sought(kind: u32) -> bool {
+pub(crate) fn is_sought(kind: u32) -> bool {
     let is_enum = matches!(kind, sys::BTF_KIND_ENUM | sys::BTF_KIND_ENUM64);
     is_enum || matches!(kind, sys::BTF_KIND_STRUCT | sys::BTF_KIND_UNION | sys::BTF_KIND_TYPEDEF)
 }
 
 /// A name without its flavor, as CO-RE compares names: `bio` of `bio___before_5_12`.
-fn essential(name: &[u8]) -> &[u8] {
+pub(crate) fn essential(name: &[u8]) -> &[u8] {
     let is_separator = |w: &[u8]| w[0] != b'_' && &w[1..4] == b"___" && w[4] != b'_';
     name.windows(5).rposition(is_separator).map_or(name, |at| &name[..=at])
 }
 
-type Bytes = Box<dyn Deref<Target = [u8]>>;
+/// Type information as it lies in memory.
+enum Bytes {
+    Mapped(Mmap),
+    Read(Vec<u8>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(bytes) => bytes,
+            Self::Read(bytes) => bytes,
+        }
+    }
+}
 
 /// The types of a kernel.
 pub(crate) struct Types {
@@ -97,6 +101,8 @@ pub(crate) struct Types {
     places: Vec<u32>,
     /// Where in `bytes` the names are.
     names: Range<usize>,
+    /// Types that were found, by kind and name.
+    found: RefCell<HashMap<(u32, String), Option<u32>>>,
 }
 
 /// A type.
@@ -116,18 +122,17 @@ impl Types {
         let failed = |e| Error::NoBtf(format!("{KERNEL}: {e}"));
         let file = File::open(KERNEL).map_err(failed)?;
         // SAFETY: nothing changes what this file has.
-        let bytes: Bytes = match unsafe { MmapOptions::new().map_copy_read_only(&file) } {
-            Ok(mapped) => Box::new(mapped),
+        let bytes = match unsafe { MmapOptions::new().map_copy_read_only(&file) } {
+            Ok(mapped) => Bytes::Mapped(mapped),
             // Before 6.16, it can only be read.
-            Err(_) => Box::new(fs::read(KERNEL).map_err(failed)?),
+            Err(_) => Bytes::Read(fs::read(KERNEL).map_err(failed)?),
         };
         Self::parse(bytes).ok_or_else(|| Error::NoBtf(format!("{KERNEL} is of an unknown format")))
     }
 
     fn parse(bytes: Bytes) -> Option<Self> {
-        let mut types = Self { bytes, places: vec![0], names: 0..0 };
-        let size = |at| types.word(at).map(|word| word as usize);
-        if types.word(0)? & 0xff_ffff != VERSION << 16 | MAGIC {
+        let size = |at| word(&bytes, at).map(|word| word as usize);
+        if word(&bytes, 0)? & 0xff_ffff != VERSION << 16 | MAGIC {
             return None;
         }
         let header = size(4)?;
@@ -136,22 +141,21 @@ impl Types {
         // Most types are small.
         let mut places = Vec::with_capacity(end.checked_sub(at)? / (2 * TYPE_SIZE));
         places.push(0);
+        let all: &[u8] = &bytes;
         while at < end {
-            let info = types.word(at + WORD)?;
+            let info = word(all, at + WORD)?;
             places.push(u32::try_from(at).ok()?);
             let shape = shape(kind_of(info))?;
             at += TYPE_SIZE + shape.words * WORD * if shape.counted { count_of(info) } else { 1 };
         }
-        if at != end || end > types.bytes.len() || names > names_end || names_end > types.bytes.len() {
+        if at != end || end > bytes.len() || names > names_end || names_end > bytes.len() {
             return None;
         }
-        types.places = places;
-        types.names = names..names_end;
-        Some(types)
+        Some(Self { bytes, places, names: names..names_end, found: RefCell::default() })
     }
 
     fn word(&self, at: usize) -> Option<u32> {
-        self.bytes.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+        word(&self.bytes, at)
     }
 
     fn name(&self, offset: u32) -> &[u8] {
@@ -178,8 +182,13 @@ impl Types {
 
     /// The type of this kind and name.
     pub(crate) fn find(&self, kind: u32, name: &str) -> Option<Type<'_>> {
-        let name = self.find_name(name)?;
-        self.all().find(|found| found.kind() == kind && found.name_offset() == name)
+        let search = || {
+            let name = self.find_name(name)?;
+            self.all().find(|found| found.kind() == kind && found.name_offset() == name).map(Type::id)
+        };
+        let mut known = self.found.borrow_mut();
+        let id = *known.entry((kind, name.into())).or_insert_with(search);
+        id.map(|id| self.get(id))
     }
 
     /// The value of an enumerator of any enum, also of those without a name.
@@ -193,7 +202,7 @@ impl Types {
     }
 
     /// Type information of the types of these names, and of what they consist of: enough to relocate by.
-    fn only(&self, names: &HashSet<&[u8]>) -> Option<Vec<u8>> {
+    pub(crate) fn only(&self, names: &HashSet<&[u8]>) -> Option<Vec<u8>> {
         let mut subset = Subset::new(self);
         // Most names can be told by how they begin.
         let begin = |name: &[u8]| name.first_chunk().map_or(0, |two| usize::from(u16::from_ne_bytes(*two)));
@@ -207,6 +216,10 @@ impl Types {
         }
         subset.write()
     }
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
 fn kind_of(info: u32) -> u32 {
@@ -389,36 +402,6 @@ impl<'a> Subset<'a> {
     }
 }
 
-/// What libbpf looks into to relocate this tool's programs.
-static LENT: OnceLock<File> = OnceLock::new();
-
-/// The file for [`lend`] to fill before programs are loaded. Without one, libbpf looks into all that the kernel has.
-pub(crate) fn to_lend() -> Option<String> {
-    let file = memfd_create(c"kscope-btf", MFdFlags::MFD_CLOEXEC).ok()?;
-    LENT.set(File::from(file)).ok()?;
-    LENT.get().map(|file| format!("/proc/self/fd/{}", file.as_raw_fd()))
-}
-
-/// Have libbpf relocate an object's programs by the kernel's types that the object names. Those of modules are not
-/// among them: no tool reads members of one.
-///
-/// # Errors
-/// [`Error::NoBtf`] if that can't be given to libbpf.
-pub(crate) fn lend(kernel: &Types, object: &OpenObject) -> Result<(), Error> {
-    let Some(mut file) = LENT.get() else { return Ok(()) };
-    // SAFETY: the object outlives what is read from it here.
-    let own = Btf::from_bpf_object(unsafe { object.as_libbpf_object().as_ref() })
-        .map_err(|e| Error::NoBtf(e.to_string()))?
-        .ok_or_else(|| Error::NoBtf("the BPF object has none".into()))?;
-    let types = (1..own.len() as u32).filter_map(|id| own.type_by_id::<BtfType<'_>>(id.into()));
-    let names = types
-        .filter(|t| is_sought(t.kind() as u32))
-        .filter_map(|t| t.name())
-        .map(|n| essential(n.as_bytes()));
-    let subset = kernel.only(&names.collect()).ok_or_else(|| Error::NoBtf("it can't be written".into()))?;
-    file.write_all(&subset).map_err(|e| Error::NoBtf(format!("for libbpf: {e}")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -452,7 +435,7 @@ mod tests {
         };
         assert_eq!(error, 0);
 
-        let subset = Types::parse(Box::new(bytes)).unwrap();
+        let subset = Types::parse(Bytes::Read(bytes)).unwrap();
         assert!(subset.places.len() < kernel.places.len() / 10);
         let [all, some] = [&kernel, &subset].map(|t| t.find(sys::BTF_KIND_STRUCT, "task_struct").unwrap());
         assert_eq!(members(all), members(some));
@@ -469,7 +452,7 @@ mod tests {
     fn what_is_cut_off_is_refused() {
         let kernel = Types::of_kernel().unwrap();
         for size in [0, 3, HEADER_SIZE, kernel.names.start, kernel.names.end - 1] {
-            assert!(Types::parse(Box::new(kernel.bytes[..size].to_vec())).is_none(), "{size}");
+            assert!(Types::parse(Bytes::Read(kernel.bytes[..size].to_vec())).is_none(), "{size}");
         }
     }
 }

@@ -13,6 +13,7 @@ use libbpf_rs::OpenProgramMut;
 use crate::Error;
 use crate::command;
 use crate::kernel::Kernel;
+use crate::loading;
 use crate::session;
 
 /// The ways, best first: cheaper and surer before dearer.
@@ -250,7 +251,6 @@ impl Hooks {
                 taken.notes.push((*note).into());
             }
         }
-        kernel.lend_types(object)?;
         let programs: BTreeMap<_, _> = chosen.into_iter().flat_map(|(_, programs)| programs).collect();
         for mut program in object.progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
@@ -260,6 +260,7 @@ impl Hooks {
                 taken.sections.insert(name, section.clone());
             }
         }
+        loading::prepare(object, kernel)?;
         if command::is_given() {
             session::set_max_entries(object, "followed", FOLLOWED_MAX)?;
         }

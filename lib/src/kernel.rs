@@ -5,6 +5,7 @@
 use std::cell::OnceCell;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs;
 use std::os::fd::AsRawFd as _;
@@ -14,14 +15,12 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use libbpf_rs::AsRawLibbpf as _;
-use libbpf_rs::OpenObject;
 use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types;
 use libbpf_sys::bpf_insn;
 use nix::errno::Errno;
 
 use crate::Error;
-use crate::btf;
 use crate::btf::Type;
 use crate::btf::Types;
 use crate::perf;
@@ -85,6 +84,21 @@ impl Kernel {
         (probe.kind() == libbpf_sys::BTF_KIND_FUNC_PROTO).then_some(probe)
     }
 
+    /// The id of a tracepoint's type, or 0.
+    pub(crate) fn tracepoint_id(&self, name: &str) -> u32 {
+        self.types.find(libbpf_sys::BTF_KIND_TYPEDEF, &format!("btf_trace_{name}")).map_or(0, Type::id)
+    }
+
+    /// The id of the type of a function that is no module's.
+    pub(crate) fn function_id(&self, name: &str) -> Option<u32> {
+        self.types.find(libbpf_sys::BTF_KIND_FUNC, name).map(Type::id)
+    }
+
+    /// Type information of the types of these names, and of what they consist of.
+    pub(crate) fn subset(&self, names: &HashSet<&[u8]>) -> Option<Vec<u8>> {
+        self.types.only(names)
+    }
+
     /// Whether tracepoints call BPF programs with preemption on, as they do since 7.0 (SRCU instead of RCU). A program
     /// that is preempted is left out for all other tasks on its CPU until it goes on. Those of perf events, such as
     /// `tp`, are still called with preemption off.
@@ -136,11 +150,8 @@ impl Kernel {
                 }
                 let probe = if kind == "tp_btf" { Probe::TpBtf } else { Probe::RawTp };
                 self.once(probe, "", || {
-                    let id = self.type_id(libbpf_sys::BTF_KIND_TYPEDEF, &format!("btf_trace_{target}"));
-                    load_smallest(
-                        probe,
-                        &Function { id: if kind == "tp_btf" { id } else { 0 }, module: None },
-                    )
+                    let id = if kind == "tp_btf" { self.tracepoint_id(target) } else { 0 };
+                    load_smallest(probe, &Function { id, module: None })
                 })
             }
             "tp" | "tracepoint" => self.has_tracefs_event(target),
@@ -193,8 +204,7 @@ impl Kernel {
 
     /// The type information of a function, or why there is none.
     fn function(&self, name: &str) -> Result<Function, String> {
-        let id = self.type_id(libbpf_sys::BTF_KIND_FUNC, name);
-        if id != 0 {
+        if let Some(id) = self.function_id(name) {
             return Ok(Function { id, module: None });
         }
         let missing = || format!("this kernel has no function {name}, or only copies of it inlined");
@@ -253,18 +263,6 @@ impl Kernel {
             }
             Err(_) => Err(format!("this kernel has no tracepoint {target}")),
         }
-    }
-
-    fn type_id(&self, kind: u32, name: &str) -> u32 {
-        self.types.find(kind, name).map_or(0, Type::id)
-    }
-
-    /// Have libbpf relocate the object's programs by what this knows, and not look for each type in all of them.
-    ///
-    /// # Errors
-    /// [`Error::NoBtf`] if libbpf can't be given it.
-    pub(crate) fn lend_types(&self, object: &OpenObject) -> Result<(), Error> {
-        btf::lend(&self.types, object)
     }
 }
 

@@ -34,6 +34,7 @@ pub mod uprobe;
 mod btf;
 mod caps;
 mod error;
+mod loading;
 mod memory;
 mod spaces;
 mod tool;

@@ -37,7 +37,6 @@ use nix::sys::eventfd::EventFd;
 use serde_json::json;
 
 use crate::Error;
-use crate::btf;
 use crate::caps;
 use crate::cli::Buffer;
 use crate::cli::Common;
@@ -47,6 +46,7 @@ use crate::command::Waiting;
 use crate::hooks::Taken;
 use crate::json::SCHEMA_VERSION;
 use crate::kernel;
+use crate::loading;
 use crate::memory;
 use crate::metrics::Exporter;
 use crate::out::Out;
@@ -129,9 +129,7 @@ where
     VERBOSE.store(common.verbose, Ordering::Relaxed);
     libbpf_rs::set_print(Some((PrintLevel::Debug, on_libbpf_print)));
     caps::require()?;
-    if let Some(path) = btf::to_lend() {
-        builder.object_builder_mut().btf_custom_path(path).map_err(bpf_error("the kernel's types"))?;
-    }
+    loading::announce(builder.object_builder_mut())?;
     builder.open(storage).map_err(bpf_error("opening the BPF object"))
 }
 
@@ -544,6 +542,7 @@ impl Session {
                     Some((kind @ ("kprobe" | "kretprobe"), function)) => {
                         program.attach_kprobe(kind == "kretprobe", function)
                     }
+                    _ if loading::is_by_id(&program) => program.attach_trace(),
                     _ => program.attach(),
                 };
                 links.push(link.map_err(bpf_error(format!("attaching {name}")))?);

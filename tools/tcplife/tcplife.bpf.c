@@ -176,8 +176,11 @@ static __always_inline void on_close(bool btf, const struct sock *sk, int from,
 	event.side = connection.side;
 	event.ends = *ends;
 	set_bytes(&event, sk, from);
-	/* Where there is no room, the owner stays unknown. */
-	if (!event.tgid && FIELD(btf, sk, sk_socket) &&
+	/*
+	 * Where there is no room, the owner stays unknown. By a probe read: for a typed load of a
+	 * pointer the verifier looks through all types by name, which takes a millisecond.
+	 */
+	if (!event.tgid && BPF_CORE_READ(sk, sk_socket) &&
 	    !bpf_map_update_elem(&unowned, &key, &event, BPF_ANY))
 		return;
 	if (event.tgid || filter_is_empty())
