@@ -30,10 +30,10 @@ class Case:
     rates: list = field(default_factory=lambda: [25_000, 50_000, 100_000, 200_000, 400_000, 800_000])
     # The ratio of kernel time that we want to reach.
     kernel_target: float = 0.5
-    # What no tool of this kind can do without: in words, and a command of bpftrace that does only that.
+    # What no tool of this kind can do without: in words, and a command that does only that.
     floor: tuple = ()
-    # Options for a buffer of the size of the peer's, to see what that would lose.
-    small_buffer: list = field(default_factory=list)
+    # Whether to see what is lost at full speed beside others who want all CPU time.
+    beside_busy: bool = False
     # Where the time goes that a target is about, in sentences.
     why: str = ""
 
@@ -50,7 +50,7 @@ CASES = [
         why="A bystander's system calls all come to kscope's program, which returns at once; the peer's hooks are of the "
         "system calls that open, but have the kernel look at each call too.",
         paced=["open-loop", "--dir", "{dir}", "--count", "{count}", "--rate", "{rate}"],
-        small_buffer=["--buffer", "512K"],
+        beside_busy=True,
     ),
     Case(
         "execsnoop", ["/usr/sbin/execsnoop"], ["exec-loop", "--count", "3000", "--args", "4"], 3_000,
@@ -77,7 +77,7 @@ CASES = [
         event="switch from thread to thread",
         floor=(
             "two stacks alone, by bpftrace",
-            ["bpftrace", "-e", "tracepoint:sched:sched_switch /pid/ { @[kstack, ustack] = count(); }"],
+            ["bpftrace", "-e", "tracepoint:sched:sched_switch /pid/ {{ @[kstack, ustack] = count(); }}"],
         ),
         why="Both take the stacks of the kernel and of the user at each switch, as a thread's own stack can't be taken when it "
         "comes back: the kernel's unwinding is most of the time, as the row of the two stacks alone shows. `-U` or "
@@ -91,7 +91,10 @@ CASES = [
     ),
     Case(
         "syscount", ["/usr/sbin/syscount"], ["call-loop", "--count", "2000000"], 2_000_000, event="system call",
-        floor=("an empty program at the end of system calls, by bpftrace", ["bpftrace", "-e", "rawtracepoint:sys_exit { }"]),
+        floor=(
+            "a program there that looks at the number of the call and returns, as kscope's opensnoop has",
+            ["{kscope}", "opensnoop"],
+        ),
         why=SAME_WAY,
     ),
 ]

@@ -18,14 +18,14 @@ METHOD = [
 REASONS = [
     "## Where targets are missed",
     "",
-    "Memory: tools that print each event have a ring buffer of 4 MiB (`--buffer`), which holds what comes while they are not",
-    "running; the peers' buffers are smaller. Pages of files are those of the libraries, which all processes have in common,",
-    "and of kscope's one file.",
+    "Memory: what is resident of a tool that prints each event is more than all that its peer has, even before the ring buffer.",
+    "Most of it are pages of files. Those of the C library and its like are the same for both, and all processes have them in",
+    "common. Those of kscope's own file are more than a tool touches: all tools are in one file, and the kernel maps 64 KiB",
+    "around each page (fault_around_bytes). The ring buffer of 4 MiB (`--buffer`) holds what comes while the tool is not",
+    "running, or its reader is slow; the peers' are smaller.",
     "",
-    "Time to the first event: libbpf reads all of the kernel's types, for peers as for kscope; kscope reads them once more by",
-    "itself, as it asks the kernel which hooks and helpers it has rather than build on its version. The kernel clears the ring",
-    "buffer's pages, and verifies programs that have more in them: filters by process, command and cgroup, and counters of",
-    "what is lost.",
+    "CPU time added: the kernel's way to a program and back, which no tool is spared, is in it, as the row below it shows for",
+    "syscount; so are the two stacks of offcputime.",
 ]
 # Ratio of the highest lossless rates.
 LOSSLESS_TARGET = 2
@@ -78,10 +78,10 @@ class Rows:
         """A part of the row before, or what that can't be less than."""
         self.lines.append((what, f"{number(value)} {unit}", "", "", ""))
 
-    def lost(self, what, ours, peer=None):
+    def lost(self, what, ours, peer):
         """Which part of all events was lost."""
-        share = lambda part: "none" if part == 0 else f"{part:.2%}"
-        self.lines.append((what, share(ours), "" if peer is None else share(peer), "", ""))
+        share = lambda part: f"{part:.2%}" if part else "none"
+        self.lines.append((what, share(ours), share(peer), "", ""))
 
     def rates(self, pairs):
         """The highest lossless rates, and what became of what was lost above them: each (rate, lost any, accounted)."""
