@@ -65,10 +65,10 @@ static __always_inline bool filter_is_empty(void)
 	return !filter.any;
 }
 
-/* For hooks that run in the task that their event is about, and for no other. */
-static __always_inline bool filter_current(void)
+/* filter_current(), with what current_task() gave. */
+static __always_inline bool filter_current_task(struct task_struct *task)
 {
-	__u64 pids = current_pids();
+	__u64 pids = current_pids_of(task);
 
 	if (filter_is_empty())
 		return filter_not_own(pids);
@@ -86,6 +86,12 @@ static __always_inline bool filter_current(void)
 			return false;
 	}
 	return filter_current_cgroup();
+}
+
+/* For hooks that run in the task that their event is about, and for no other. */
+static __always_inline bool filter_current(void)
+{
+	return filter_current_task(current_task());
 }
 
 static __always_inline bool filter_task_cgroup(struct task_struct *task)

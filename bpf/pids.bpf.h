@@ -60,22 +60,20 @@ static __always_inline __u64 task_pids(bool btf, struct task_struct *task)
 	return (__u64)FIELD(btf, task, tgid) << 32 | (__u32)FIELD(btf, task, pid);
 }
 
-/* As bpf_get_current_pid_tgid() has them, but without a call where the JIT inlines this helper. */
-static __always_inline __u64 current_kernel_pids(void)
+/* Those of the running task, which is task, that current_task() gave. */
+static __always_inline __u64 current_pids_of(struct task_struct *task)
 {
-	struct task_struct *task;
-
-	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf))
-		return bpf_get_current_pid_tgid();
-	task = bpf_get_current_task_btf();
-	return (__u64)task->tgid << 32 | (__u32)task->pid;
+	if (filter.pidns)
+		return pids_seen(task);
+	/* Without a call, where the JIT has none to get the task. */
+	if (CURRENT_IS_TYPED())
+		return (__u64)task->tgid << 32 | (__u32)task->pid;
+	return bpf_get_current_pid_tgid();
 }
 
 static __always_inline __u64 current_pids(void)
 {
-	if (filter.pidns)
-		return pids_seen((struct task_struct *)bpf_get_current_task());
-	return current_kernel_pids();
+	return current_pids_of(current_task());
 }
 
 /* Who runs, in a record with these members. */

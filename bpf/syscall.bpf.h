@@ -30,7 +30,7 @@ static __always_inline struct pt_regs *stack_regs(void)
 /* With the bit that makes it a call of the x32 ABI. */
 #define SYSCALL_RAW_NR(btf, regs) ((int)FIELD(btf, regs, orig_ax))
 #define SYSCALL_NR_IS_X32(nr) ((nr) > 0 && ((nr)&X32_SYSCALL_BIT))
-#define SYSCALL_IS_COMPAT() (CURRENT(thread_info.status) & TS_COMPAT)
+#define SYSCALL_OF_IS_COMPAT(task) (CURRENT_FIELD(task, thread_info.status) & TS_COMPAT)
 #define SYSCALL_ARG1(btf, regs, compat)                                                            \
 	((compat) ? (__u32)FIELD(btf, regs, bx) : FIELD(btf, regs, di))
 #define SYSCALL_ARG2(btf, regs, compat)                                                            \
@@ -74,7 +74,7 @@ static __always_inline struct pt_regs *stack_regs(void)
 #define SYSCALL_NR(btf, regs) ((int)FIELD(btf, regs, syscallno))
 #define SYSCALL_RAW_NR(btf, regs) SYSCALL_NR(btf, regs)
 #define SYSCALL_NR_IS_X32(nr) false
-#define SYSCALL_IS_COMPAT() ((CURRENT(thread_info.flags) >> TIF_32BIT) & 1)
+#define SYSCALL_OF_IS_COMPAT(task) ((CURRENT_FIELD(task, thread_info.flags) >> TIF_32BIT) & 1)
 /* The first argument's own register holds the result by now. */
 #define SYSCALL_ARG1(btf, regs, compat) FIELD(btf, regs, orig_x0)
 #define SYSCALL_ARG2(btf, regs, compat) FIELD(btf, regs, regs[1])
@@ -108,6 +108,9 @@ static __always_inline struct pt_regs *stack_regs(void)
 #else
 #error "bpf/syscall.bpf.h does not know this architecture's registers"
 #endif
+
+/* Whether the running task, by itself or as current_task() gave it, is a 32-bit caller. */
+#define SYSCALL_IS_COMPAT() SYSCALL_OF_IS_COMPAT(current_task())
 
 /* At the end of a call, the registers have none if it was the return from a signal handler. */
 #define SYSCALL_NO_NUMBER -1

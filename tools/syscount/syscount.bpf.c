@@ -161,6 +161,7 @@ static __always_inline __u32 abi_of(__s32 *nr, bool compat)
 static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 {
 	struct syscount_begun *begin;
+	struct task_struct *task;
 	__s32 nr = SYSCALL_RAW_NR(btf, regs);
 	bool compat, exec, failed, is_wanted;
 	__u64 ns = 0;
@@ -172,9 +173,10 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 	is_wanted = wanted(ret, &failed);
 	if (!latency && !is_wanted)
 		return 0;
-	if (!filter_current())
+	task = current_task();
+	if (!filter_current_task(task))
 		return 0;
-	compat = SYSCALL_IS_COMPAT();
+	compat = SYSCALL_OF_IS_COMPAT(task);
 	if (nr != SYSCALL_NO_NUMBER && syscall_is_child(nr, ret, compat))
 		return 0;
 	exec = !ret && syscall_is_exec(nr, compat);
@@ -218,14 +220,15 @@ SYS_EXIT_HOOK(sys_exit, on_sys_exit)
 static __always_inline int on_sys_enter(bool btf, struct pt_regs *regs, long id)
 {
 	__s32 nr = SYSCALL_RAW_NR(btf, regs);
+	struct task_struct *task = current_task();
 	struct syscount_begun *begin;
 
-	if (!filter_current())
+	if (!filter_current_task(task))
 		return 0;
 	begin = begun_make_current();
 	if (!begin)
 		return 0;
-	begin->abi = abi_of(&nr, SYSCALL_IS_COMPAT());
+	begin->abi = abi_of(&nr, SYSCALL_OF_IS_COMPAT(task));
 	begin->nr = nr;
 	begin->start = bpf_ktime_get_ns();
 	return 0;
