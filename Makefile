@@ -51,7 +51,7 @@ matrix: static
 		$(if $(SHORT),--short) $(if $(UPDATE_BUDGET),--update-budget) \
 		$(if $(TOOLS),--tools "$(TOOLS)") $(KERNELS)
 
-# TOOLS="opensnoop biolatency": those alone.
+# TOOLS="opensnoop biolatency": those alone, beside what was measured of the same build before.
 bench: build
 	$(call say,setup: libbpf-tools and bpftrace)
 	@bench/setup $(SUDO)

@@ -108,9 +108,16 @@ def buffered_bytes(pid):
                 memory.seek(start)
                 total += int.from_bytes(memory.read(8), "little")
     if perf_size:
-        total += sum(perf_head(pid, int(fd.name), perf_size) for fd in Path(f"/proc/{pid}/fd").iterdir()
-                     if os.readlink(fd) == "anon_inode:[perf_event]")
+        total += sum(perf_head(pid, fd, perf_size) for fd in perf_events(pid))
     return total
+
+
+def perf_events(pid):
+    """The descriptors of a process's perf events; others may be closed at any time."""
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppressed():
+            if os.readlink(fd) == "anon_inode:[perf_event]":
+                yield int(fd.name)
 
 
 def perf_head(pid, fd, size):
@@ -312,7 +319,7 @@ def verifier_ms(command):
 
 @contextmanager
 def suppressed():
-    """Reading from a terminal whose other end is gone, or that has nothing."""
+    """Reading from what is gone, or has nothing."""
     try:
         yield
     except OSError:

@@ -113,7 +113,15 @@ def version(package):
     return f"{package} {done.stdout}" if done.returncode == 0 else f"{package} (not installed)"
 
 
-def page(rows, failures, args, kernel):
+def section(rows):
+    """The lines of a tool."""
+    lines = ["", f"## {rows.case.tool}, by {rows.case.event}", ""]
+    lines += ["| | kscope | peer | ratio | target |", "|---|---|---|---|---|"]
+    lines += [f"| {' | '.join(line)} |" for line in rows.lines]
+    return [*lines, *(["", rows.case.why] if rows.case.why else [])]
+
+
+def page(sections, failures, args, kernel):
     """docs/performance.md."""
     lines = [
         "# What the tools cost",
@@ -122,11 +130,8 @@ def page(rows, failures, args, kernel):
         "",
         f"Linux {kernel}, {os.cpu_count()} CPUs ({cpu_name()}); {version('libbpf-tools')}, {version('bpftrace')}; {args.pairs} pairs.",
     ]
-    for row in rows:
-        lines += ["", f"## {row.case.tool}, by {row.case.event}", ""]
-        lines += ["| | kscope | peer | ratio | target |", "|---|---|---|---|---|"]
-        lines += [f"| {' | '.join(line)} |" for line in row.lines]
-        lines += ["", row.case.why] if row.case.why else []
+    for section_lines in sections:
+        lines += section_lines
     for failure in failures:
         lines += ["", f"Not measured: {failure}"]
     return "\n".join([*lines, "", *REASONS]) + "\n"
