@@ -65,6 +65,10 @@ CASES = [
     Case(
         "runqlat", ["/usr/sbin/runqlat"], ["switch-loop", "--count", "200000", "--cpu", "1"], 200_000,
         event="switch from thread to thread",
+        floor=(
+            "programs at wake-ups and switches that pass nobody, as kscope's runqlat with -p of no process has",
+            ["{kscope}", "runqlat", "-p", "4194304"],
+        ),
         why=SAME_WAY,
     ),
     # libbpf-tools has no profile.
