@@ -13,8 +13,8 @@ static __always_inline struct file *fd_file(__u32 fd)
 	struct file **fds;
 	__u32 max;
 
-	/* 5.11 brought this helper: then what leads there is read directly. */
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)) {
+	/* Then what leads there is read directly. */
+	if (CURRENT_IS_TYPED()) {
 		struct files_struct *files = bpf_get_current_task_btf()->files;
 
 		if (!files)

@@ -62,13 +62,6 @@ static __always_inline long read_user_str(__u8 *to, __u32 size, const void *from
 	})
 
 /*
- * From 7.0 on the kernel calls programs on tracepoints with preemption on. Meanwhile other tasks on
- * the CPU are lost to the program, since none runs twice on a CPU, and other programs may overwrite
- * its per-CPU memory. NO_PREEMPT() switches preemption off up to the end of the function, where the
- * kernel does not.
- */
-
-/*
  * Calls of the kernel's functions of these names, of which user space (lib/src/loading.rs) makes
  * such, or nothing. Declared by their names, libbpf would read all of the kernel's types for them.
  */
@@ -82,6 +75,12 @@ enum kscope_call *kscope_calls __attribute__((unused));
 static void (*const bpf_preempt_disable)(void) = (void *)BPF_PREEMPT_DISABLE;
 static void (*const bpf_preempt_enable)(void) = (void *)BPF_PREEMPT_ENABLE;
 
+/*
+ * From 7.0 on the kernel calls programs on tracepoints with preemption on. Meanwhile other tasks on
+ * the CPU are lost to the program, since none runs twice on a CPU, and other programs may overwrite
+ * its per-CPU memory. NO_PREEMPT() switches preemption off up to the end of the function, where the
+ * kernel does not.
+ */
 static __always_inline bool preempt_off(void)
 {
 	bpf_preempt_disable();

@@ -126,7 +126,7 @@ static __always_inline __u64 stack_space(__u32 tgid, __u64 *stack_start)
 	__u64 start, code;
 
 	/* Direct loads of null's members give 0 too. */
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)) {
+	if (CURRENT_IS_TYPED()) {
 		struct task_struct *task = bpf_get_current_task_btf();
 
 		*stack_start = task->mm->start_stack;

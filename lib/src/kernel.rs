@@ -79,14 +79,18 @@ impl Kernel {
 
     /// The type of the functions that probe a tracepoint.
     fn tracepoint(&self, name: &str) -> Option<Type<'_>> {
-        let pointer = self.types.find(libbpf_sys::BTF_KIND_TYPEDEF, &format!("btf_trace_{name}"))?.bare();
-        let probe = pointer.target().bare();
+        let probe = self.tracepoint_pointer(name)?.bare().target().bare();
         (probe.kind() == libbpf_sys::BTF_KIND_FUNC_PROTO).then_some(probe)
     }
 
-    /// The id of a tracepoint's type, or 0.
+    /// The type that stands for a tracepoint: a pointer to such functions.
+    fn tracepoint_pointer(&self, name: &str) -> Option<Type<'_>> {
+        self.types.find(libbpf_sys::BTF_KIND_TYPEDEF, &format!("btf_trace_{name}"))
+    }
+
+    /// The id of the type that stands for a tracepoint, or 0.
     pub(crate) fn tracepoint_id(&self, name: &str) -> u32 {
-        self.types.find(libbpf_sys::BTF_KIND_TYPEDEF, &format!("btf_trace_{name}")).map_or(0, Type::id)
+        self.tracepoint_pointer(name).map_or(0, Type::id)
     }
 
     /// The id of the type of a function that is no module's.
