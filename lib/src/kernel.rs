@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs;
+use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::FromRawFd as _;
 use std::os::fd::OwnedFd;
@@ -193,10 +194,14 @@ impl Kernel {
         answer
     }
 
+    fn kallsyms(&self) -> Result<&[u8], String> {
+        let read = || fs::read("/proc/kallsyms").map_err(|e| format!("/proc/kallsyms: {e}"));
+        self.symbols.get_or_init(read).as_deref().map_err(Clone::clone)
+    }
+
     /// The rest of a symbol's line in /proc/kallsyms, the module's name in brackets or nothing.
     fn symbol(&self, name: &str) -> Result<Option<String>, String> {
-        let read = || fs::read("/proc/kallsyms").map_err(|e| format!("/proc/kallsyms: {e}"));
-        let symbols = self.symbols.get_or_init(read).as_ref().map_err(Clone::clone)?;
+        let symbols = self.kallsyms()?;
         let mut lines = symbols.split(|byte| *byte == b'\n');
         Ok(lines.find_map(|line| {
             // Address, kind, name; a tab stands before a module.
@@ -204,6 +209,12 @@ impl Kernel {
             (words.nth(2) == Some(name.as_bytes()))
                 .then(|| words.next().map_or_else(String::new, |m| String::from_utf8_lossy(m).into_owned()))
         }))
+    }
+
+    /// Where the kernel's own functions of these names lie, with the parts that the compiler split off, each with the
+    /// position of its name. Nothing where the kernel shows us no addresses.
+    pub fn places(&self, names: &[&str]) -> Vec<(usize, Range<u64>)> {
+        self.kallsyms().map_or_else(|_| Vec::new(), |text| places_in(text, names))
     }
 
     /// The type information of a function, or why there is none.
@@ -275,6 +286,31 @@ pub(crate) fn enumerators(btf: &Btf<'_>, name: &str) -> Option<Vec<(String, i64)
     let found: types::Enum<'_> = btf.type_by_name(name)?;
     let pair = |m: types::EnumMember<'_>| Some((m.name?.to_string_lossy().into_owned(), m.value));
     found.iter().map(pair).collect()
+}
+
+/// [`Kernel::places`] of the text of /proc/kallsyms. A symbol ends where the next one begins.
+fn places_in(text: &[u8], names: &[&str]) -> Vec<(usize, Range<u64>)> {
+    let symbols = text.split(|byte| *byte == b'\n').filter_map(|line| {
+        let mut words = str::from_utf8(line).ok()?.split([' ', '\t']);
+        let start = u64::from_str_radix(words.next()?, 16).ok().filter(|start| *start != 0)?;
+        let is_code = words.next()?.eq_ignore_ascii_case("t");
+        Some((start, words.next()?, is_code))
+    });
+    let mut symbols: Vec<_> = symbols.collect();
+    symbols.sort_unstable();
+    let of = |name: &str| {
+        let is = |wanted: &&str| {
+            name.strip_prefix(*wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        names.iter().position(is)
+    };
+    let found =
+        symbols.iter().enumerate().filter(|(_, (_, _, is_code))| *is_code).filter_map(|(at, symbol)| {
+            let (start, name, _) = *symbol;
+            let end = symbols.get(at + 1..)?.iter().map(|(next, ..)| *next).find(|next| *next > start)?;
+            Some((of(name)?, start..end))
+        });
+    found.collect()
 }
 
 /// The kernel's own type information of a module.
@@ -402,4 +438,17 @@ pub fn release() -> String {
 /// The host's name.
 pub fn host() -> String {
     nix::unistd::gethostname().map_or_else(|_| "unknown".into(), |name| name.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_end_where_the_next_symbol_begins() {
+        let text = b"1000 T asks\n1000 t alias\n1040 T asks_more\n900 t asks.cold\n980 d data\n0 T hidden\nff00 T last\nx";
+        assert_eq!(places_in(text, &["asks"]), [(0, 0x900..0x980), (0, 0x1000..0x1040)]);
+        assert_eq!(places_in(text, &["none", "asks_more", "data", "last"]), [(1, 0x1040..0xff00)]);
+        assert!(places_in(b"0 T asks\n0 T asks_more\n", &["asks"]).is_empty());
+    }
 }

@@ -77,6 +77,20 @@ pub fn capability(number: u32) -> String {
     known.map_or_else(|| number.to_string(), |capability| capability.to_string())
 }
 
+/// The number of a capability, by its name with or without `CAP_`, or of one of that number.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn capability_number(text: &str) -> Result<u32, String> {
+    let upper = text.to_ascii_uppercase();
+    let name = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
+    let known = caps::all().into_iter().find(|capability| capability.to_string() == name);
+    let number = text.parse().ok().filter(|number| *number < CAPABILITIES_MAX);
+    known.map(|capability| capability.index().into()).or(number).ok_or_else(|| {
+        format!("there is no capability {text:?} (as in NET_ADMIN, or a number below {CAPABILITIES_MAX})")
+    })
+}
+
 /// The path that names stand for, which come from the innermost outwards, each ended by a NUL (bpf/path.bpf.h).
 /// `...` stands for names above, where some are missing.
 pub fn path(names: &[u8], complete: bool) -> Vec<u8> {
@@ -188,6 +202,8 @@ pub struct Cgroup {
     pub path: PathBuf,
 }
 
+/// The bits of a set of capabilities.
+const CAPABILITIES_MAX: u32 = 64;
 /// A level that user space does not know: `CGROUP_LEVEL_UNKNOWN` in bpf/cgroup.bpf.h.
 pub const UNKNOWN_LEVEL: u32 = u32::MAX;
 /// The inode of the first cgroup namespace (PROC_CGROUP_INIT_INO of include/linux/proc_ns.h).
@@ -535,6 +551,16 @@ mod tests {
         }
         for bad in ["", "ENOTHING", "0", "-1", "4096", "2 "] {
             assert!(errno_number(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn capabilities_have_numbers() {
+        for (text, number) in [("CAP_CHOWN", 0), ("net_admin", 12), ("Cap_Bpf", 39), ("63", 63), ("7", 7)] {
+            assert_eq!(capability_number(text), Ok(number));
+        }
+        for bad in ["", "64", "-1", "CAP_", "NOTHING", "CAP_CAP_CHOWN"] {
+            assert!(capability_number(bad).is_err(), "{bad}");
         }
     }
 

@@ -10,6 +10,16 @@
 
 const volatile __u32 unique; /* enum capable_unique */
 const volatile bool want_cgroup;
+const volatile bool refused_only;
+const volatile bool audited_only;
+const volatile __u64 caps; /* a bit for each capability that is wanted; 0: all are */
+const volatile struct capable_caller callers[CAPABLE_CALLERS_MAX];
+const volatile __u32 callers_len;
+
+/* CAP_OPT_NOAUDIT of include/linux/security.h */
+#define OPT_NOAUDIT 2
+/* From the tracing itself to what called security_capable(). */
+#define FRAMES 12
 
 /* A check that has begun, where its end does not tell what was asked. */
 struct check {
@@ -65,6 +75,34 @@ static __always_inline bool is_new(const struct capable_event *event)
 	return !bpf_map_update_elem(&seen, &key, &one, BPF_NOEXIST);
 }
 
+static __always_inline bool is_wanted(int cap)
+{
+	return !caps || (cap >= 0 && cap < 64 && caps >> cap & 1);
+}
+
+/*
+ * The options of a check, by the function of the kernel that asked for it: a tracepoint does not
+ * tell them. Without branches, of which the verifier would follow each.
+ */
+static __always_inline __u32 callers_opts(void *ctx)
+{
+	__u64 ip[FRAMES] = {};
+	__u32 opts = 0;
+
+	if (bpf_get_stack(ctx, ip, sizeof(ip), 0) <= 0)
+		return 0;
+	for (__u32 frame = 0; frame < FRAMES; frame++) {
+		for (__u32 i = 0; i < CAPABLE_CALLERS_MAX; i++) {
+			/* Negative before the function; negative up to its end. */
+			__u64 from_start = ip[frame] - 1 - callers[i].start;
+			__u64 from_end = ip[frame] - 1 - callers[i].end;
+
+			opts |= -(__u32)((~from_start & from_end) >> 63) & callers[i].opts;
+		}
+	}
+	return opts;
+}
+
 /* opts and kernel_stack: where they are known already. */
 static __always_inline void on_check(bool btf, void *ctx, const struct cred *cred,
 				     const struct user_namespace *user_ns, int cap,
@@ -72,6 +110,17 @@ static __always_inline void on_check(bool btf, void *ctx, const struct cred *cre
 {
 	struct capable_event event = {};
 
+	if (refused_only && !ret)
+		return;
+	if (opts) {
+		event.opts = *opts;
+		event.opts_known = 1;
+	} else if (callers_len) {
+		event.opts = callers_opts(ctx);
+		event.opts_known = 1;
+	}
+	if (audited_only && event.opts & OPT_NOAUDIT)
+		return;
 	SET_CURRENT(&event);
 	event.cap = cap;
 	event.ret = ret;
@@ -83,10 +132,6 @@ static __always_inline void on_check(bool btf, void *ctx, const struct cred *cre
 	event.cred_uid = FIELD(btf, cred, uid.val);
 	event.user_ns = FIELD(btf, user_ns, ns.inum);
 	event.cred_user_ns = btf ? cred->user_ns->ns.inum : BPF_CORE_READ(cred, user_ns, ns.inum);
-	if (opts) {
-		event.opts = *opts;
-		event.opts_known = 1;
-	}
 	/* Before the event, so that user space knows them by then. */
 	event.kernel_stack = kernel_stack ? *kernel_stack : stack_kernel(ctx, event.time_ns);
 	event.user_stack = stack_user(ctx, event.tgid, event.time_ns);
@@ -96,7 +141,7 @@ static __always_inline void on_check(bool btf, void *ctx, const struct cred *cre
 static __always_inline int on_tracepoint(bool btf, void *ctx, const struct cred *cred,
 					 const struct user_namespace *user_ns, int cap, int ret)
 {
-	if (filter_current())
+	if (is_wanted(cap) && filter_current())
 		on_check(btf, ctx, cred, user_ns, cap, NULL, NULL, ret);
 	return 0;
 }
@@ -124,7 +169,7 @@ int BPF_PROG(check__fexit, const struct cred *cred, struct user_namespace *targe
 {
 	__u32 known = opts;
 
-	if (filter_current())
+	if (is_wanted(cap) && filter_current())
 		on_check(true, ctx, cred, target_ns, cap, &known, NULL, ret);
 	return 0;
 }
@@ -141,7 +186,7 @@ int BPF_KPROBE(check__kprobe, const struct cred *cred, struct user_namespace *ta
 	};
 	__u32 tid = bpf_get_current_pid_tgid();
 
-	if (!filter_current())
+	if (!is_wanted(cap) || (audited_only && opts & OPT_NOAUDIT) || !filter_current())
 		return 0;
 	/* A return probe stands where the caller would be. */
 	check.kernel_stack = stack_kernel(ctx, bpf_ktime_get_boot_ns());

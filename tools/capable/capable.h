@@ -8,6 +8,18 @@ enum capable_unique {
 	CAPABLE_UNIQUE_CGROUP,
 };
 
+/* Functions of the kernel that ask in a certain way, for hooks that are not told the options. */
+#define CAPABLE_CALLERS_MAX 8
+
+struct capable_caller {
+	__u64 start;
+	__u64 end;
+	__u32 opts;
+	__u32 pad;
+};
+
+_Static_assert(sizeof(struct capable_caller) == 24, "size of capable_caller");
+
 struct capable_event {
 	__u64 no_stack; /* 0, which tells it from a stack's record */
 	__u64 kernel_stack;

@@ -43,6 +43,14 @@ kscope::tool!(Capable);
 /// Options of a check: include/linux/security.h.
 const CAP_OPT_NOAUDIT: u32 = 1 << 1;
 const CAP_OPT_INSETID: u32 = 1 << 2;
+/// Functions of the kernel that ask with such options.
+const CALLERS: [(&str, u32); 5] = [
+    ("ns_capable_noaudit", CAP_OPT_NOAUDIT),
+    ("has_ns_capability_noaudit", CAP_OPT_NOAUDIT),
+    ("has_capability_noaudit", CAP_OPT_NOAUDIT),
+    ("security_vm_enough_memory_mm", CAP_OPT_NOAUDIT),
+    ("ns_capable_setid", CAP_OPT_INSETID),
+];
 
 /// What a capability check is printed once for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -66,6 +74,16 @@ struct Capable {
     /// Print each capability, granted or refused, once for each of these
     #[arg(short = 'u', long = "unique", value_name = "WHAT", default_value = "off")]
     unique: Unique,
+    /// Print also checks of which no refusal is audited: those by which the kernel only tries what it may do, as at
+    /// each change of a memory map
+    #[arg(short = 'a', long)]
+    all: bool,
+    /// Print refusals only
+    #[arg(long)]
+    refused: bool,
+    /// Print checks of these capabilities only, by name or number, as in SYS_ADMIN,net_raw
+    #[arg(long = "cap", value_name = "NAME", value_delimiter = ',', value_parser = names::capability_number)]
+    caps: Vec<u32>,
     #[command(flatten)]
     stacks: EventStacks,
     #[command(flatten)]
@@ -177,6 +195,8 @@ impl Trace for Capable {
         let mut storage = MaybeUninit::uninit();
         let mut open = session::open(CapableSkelBuilder::default(), &mut storage, &self.common)?;
         let stacks = self.stacks.options();
+        let kernel = Kernel::new()?;
+        let callers = kernel.places(&CALLERS.map(|(name, _)| name));
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
             kscope::set_filter!(rodata, &self.filter);
             rodata.unique = match self.unique {
@@ -187,6 +207,13 @@ impl Trace for Capable {
             rodata.stack_depth = stacks.depth()?;
             rodata.stack_want_kernel = self.stacks.kernel_stack;
             rodata.stack_want_user = self.stacks.user_stack;
+            rodata.audited_only = !self.all;
+            rodata.refused_only = self.refused;
+            rodata.caps = self.caps.iter().fold(0, |set, cap| set | 1 << cap);
+            for (caller, (at, place)) in rodata.callers.iter_mut().zip(&callers) {
+                (caller.start, caller.end, caller.opts) = (place.start, place.end, CALLERS[*at].1);
+            }
+            rodata.callers_len = callers.len() as u32;
             rodata.want_cgroup = self.common.json || self.cgroup.print_cgroup;
         }
         let object = open.open_object_mut();
@@ -195,12 +222,23 @@ impl Trace for Capable {
         if self.unique == Unique::Off {
             session::set_max_entries(object, "seen", 1)?;
         }
-        // A tracepoint does not tell the options of a check.
+        // A tracepoint does not tell the options of a check, and who asked tells them only where the kernel shows
+        // its addresses; -x takes the surest way.
         let hooks = Hooks::new();
-        let hooks = if self.extra { hooks.prefer("check", "fexit").prefer("check", "kprobe") } else { hooks };
-        let mut taken = hooks.choose(object, &Kernel::new()?)?;
-        if self.extra && !taken.hooks.values().any(|way| way.contains("fexit") || way.contains("kretprobe")) {
-            taken.notes.push("whether a check is audited or part of setting an id can't be seen here".into());
+        let untold = callers.is_empty();
+        let hooks = if self.extra || untold {
+            hooks.prefer("check", "fexit").prefer("check", "kprobe")
+        } else {
+            hooks
+        };
+        let mut taken = hooks.choose(object, &kernel)?;
+        let by_function = taken.hooks.values().any(|way| way.contains("fexit") || way.contains("kretprobe"));
+        if untold && !by_function {
+            taken.notes.push(
+                "whether a check is audited or part of setting an id can't be seen here, so that all are printed: \
+                 the kernel shows its addresses with CAP_SYSLOG only"
+                    .into(),
+            );
         }
         let skeleton = session::load(open)?;
         let keep: &[_] = if self.stacks.any() { &symbols::CAPABILITIES } else { &[] };
