@@ -8,7 +8,8 @@
 /*
  * Programs count into the map that `turn` holds. User space puts the other one there, which on its
  * return no running program misses any more (the kernel waits for them), and then empties the first
- * at leisure. TURNS(key_type, value_type, entries) declares the three maps.
+ * at leisure: so nothing is left of keys that are gone, as processes are. TURNS(key_type,
+ * value_type, entries) declares the three maps, whose size user space may set.
  */
 #define TURNS(key_type, value_type, entries)                                                       \
 	struct turns_map {                                                                         \

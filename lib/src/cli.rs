@@ -51,7 +51,7 @@ pub struct Common {
     /// Stop after this time: seconds, or with a unit as in 500ms, 10s, 5m, 1h
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub duration: Option<Duration>,
-    /// Write the data into this new file, and not to stdout
+    /// Write the data into this new file, and not to stdout; a full disk is told, and tried again
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Exit with status 3 if any event was lost

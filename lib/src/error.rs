@@ -90,6 +90,9 @@ pub enum Error {
     /// stdout can't be written.
     #[error("writing the output: {0}")]
     Output(io::Error),
+    /// The output had no room for all.
+    #[error("the output is incomplete: there was no room for {0} of its lines")]
+    Incomplete(u64),
     /// Events were lost, and `--strict` was given. Exit status 3.
     #[error("{0} events were lost")]
     Lost(u64),

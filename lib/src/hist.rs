@@ -176,6 +176,12 @@ impl Growing for Hist {
         let slots = self.slots.iter().zip(before).map(|(now, before)| now.saturating_sub(before)).collect();
         Self { slots, sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns) }
     }
+
+    fn add(&mut self, later: &Self) {
+        self.slots.resize(self.slots.len().max(later.slots.len()), 0);
+        self.slots.iter_mut().zip(&later.slots).for_each(|(n, more)| *n = n.saturating_add(*more));
+        self.sum_ns = self.sum_ns.saturating_add(later.sum_ns);
+    }
 }
 
 fn bucket_json((low, high): (u64, u64), unit: Unit, count: Option<u64>) -> Json {

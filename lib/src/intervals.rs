@@ -1,21 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What grows in the kernel, by key, taken apart into intervals: without a reset, which would lose what is added
-//! meanwhile.
+//! What the kernel counts by key, taken apart into intervals. [`Intervals`]: of keys that stay, whose counts only
+//! grow, without a reset, which would lose what is added meanwhile. [`Tables`]: of keys that come and go, as
+//! processes do, whose counts `maps::Turns` takes out of the kernel.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
+
+use crate::Out;
 
 /// Counts that only grow.
 pub trait Growing: Clone {
     /// What has been added since an earlier snapshot of the same.
     #[must_use]
     fn since(&self, earlier: &Self) -> Self;
+
+    /// Add what came after.
+    fn add(&mut self, later: &Self);
 }
 
 /// Counts with what goes with them, a name perhaps: as it is now.
 impl<V: Growing, W: Clone> Growing for (V, W) {
     fn since(&self, earlier: &Self) -> Self {
         (self.0.since(&earlier.0), self.1.clone())
+    }
+
+    fn add(&mut self, later: &Self) {
+        self.0.add(&later.0);
+        self.1.clone_from(&later.1);
     }
 }
 
@@ -26,6 +37,10 @@ macro_rules! growing {
         impl $crate::intervals::Growing for $type {
             fn since(&self, earlier: &Self) -> Self {
                 Self { $($field: self.$field.saturating_sub(earlier.$field)),+ }
+            }
+
+            fn add(&mut self, later: &Self) {
+                $(self.$field = self.$field.saturating_add(later.$field);)+
             }
         }
 
@@ -69,6 +84,42 @@ impl<K: Ord, V: Growing> Default for Intervals<K, V> {
     }
 }
 
+/// What was counted since the last summary, of a bounded number of keys: nothing stays of those that have gone.
+#[derive(Debug)]
+pub struct Tables<K, V> {
+    table: BTreeMap<K, V>,
+    most: usize,
+    since: Instant,
+}
+
+impl<K: Ord, V: Growing> Tables<K, V> {
+    /// Tables of at most so many keys.
+    pub fn new(most: u32) -> Self {
+        Self { table: BTreeMap::new(), most: most as usize, since: Instant::now() }
+    }
+
+    /// Add what came since the last call to this interval. What finds no room is counted as lost: `events` tells
+    /// how many that are.
+    pub fn add(&mut self, out: &mut Out, new: impl IntoIterator<Item = (K, V)>, events: impl Fn(&V) -> u64) {
+        for (key, value) in new {
+            if let Some(sum) = self.table.get_mut(&key) {
+                sum.add(&value);
+            } else if self.table.len() < self.most {
+                self.table.insert(key, value);
+            } else {
+                out.unkept(events(&value));
+            }
+        }
+    }
+
+    /// The interval that ends now: its length in seconds, and its table.
+    pub fn next(&mut self) -> (f64, BTreeMap<K, V>) {
+        let seconds = self.since.elapsed().as_secs_f64();
+        self.since = Instant::now();
+        (seconds, std::mem::take(&mut self.table))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +127,10 @@ mod tests {
     impl Growing for u64 {
         fn since(&self, earlier: &Self) -> Self {
             self - earlier
+        }
+
+        fn add(&mut self, later: &Self) {
+            *self += later;
         }
     }
 

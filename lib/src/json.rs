@@ -159,11 +159,15 @@ pub fn schema(tool: &str, rows: &[RowInfo]) -> serde_json::Value {
         "filtered": number, "lost": number, "lost_by_cause": numbers, "dropped_by_cause": numbers,
         "stacks_by_cause": numbers, "recursion_misses": numbers,
     }));
+    let lost = map(json!({
+        "time": {"type": "string", "pattern": TIME_PATTERN}, "lost": number, "lost_by_cause": numbers,
+    }));
     let footer_keys: Vec<String> = footer.keys().cloned().collect();
     let footer_keys: Vec<&str> = footer_keys.iter().map(String::as_str).collect();
     let header_keys = ["tool", "version", "schema", "host", "kernel", "time", "hooks", "notes"];
     let mut any = vec![object("header", header, &header_keys)];
     any.extend(rows.iter().map(row_schema));
+    any.push(object("lost", lost, &["time", "lost", "lost_by_cause"]));
     any.push(object("footer", footer, &footer_keys));
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -35,7 +35,9 @@ mod btf;
 mod caps;
 mod error;
 mod loading;
+mod losses;
 mod memory;
+mod sink;
 mod spaces;
 mod tool;
 

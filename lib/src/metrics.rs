@@ -3,12 +3,13 @@
 //! (`--metrics-listen`) and for node_exporter to collect (`--textfile`). `docs/output.md` has the contract.
 
 use std::collections::BTreeMap;
-use std::collections::HashMap;
 use std::collections::HashSet;
 use std::hash::BuildHasher as _;
 use std::hash::RandomState;
+use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener;
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
@@ -21,7 +22,9 @@ use crate::cli::Metrics;
 use crate::escape::escape;
 use crate::hist::Hist;
 use crate::hist::Unit;
+use crate::say;
 use crate::session::Account;
+use crate::sink::is_full;
 use crate::time::Wall;
 
 mod server;
@@ -130,7 +133,7 @@ struct State {
     merged: HashSet<u64>,
     hasher: RandomState,
     /// The kernel's totals as they were, to see what came since.
-    totals: HashMap<Key, Amount>,
+    totals: BTreeMap<Key, Amount>,
     /// What this interval brought so far: totals, and increments.
     new_totals: BTreeMap<Key, Amount>,
     increments: BTreeMap<Key, Amount>,
@@ -145,7 +148,7 @@ impl State {
             other: None,
             merged: HashSet::new(),
             hasher: RandomState::new(),
-            totals: HashMap::new(),
+            totals: BTreeMap::new(),
             new_totals: BTreeMap::new(),
             increments: BTreeMap::new(),
         }
@@ -159,10 +162,11 @@ impl State {
             self.series.clear();
             self.other = None;
         }
-        for (key, total) in std::mem::take(&mut self.new_totals) {
-            let more = self.totals.get(&key).map_or_else(|| total.clone(), |before| total.since(before));
+        // What the kernel no longer has begins at nothing when it comes again.
+        let before = std::mem::replace(&mut self.totals, std::mem::take(&mut self.new_totals));
+        for (key, total) in &self.totals {
+            let more = before.get(key).map_or_else(|| total.clone(), |before| total.since(before));
             increments.entry(key.clone()).or_default().add(&more);
-            self.totals.insert(key, total);
         }
         let mut increments: Vec<_> = increments.into_iter().collect();
         increments.sort_by_key(|(_, amount)| std::cmp::Reverse(amount.weight()));
@@ -207,16 +211,22 @@ pub struct Exporter {
     server: Option<Server>,
     textfile: Option<PathBuf>,
     next_file: Instant,
+    /// Why the file could not be written.
+    file_error: Option<io::Error>,
+    has_started: bool,
 }
 
 impl Metrics {
     /// Bind the address. Nothing, if no metrics are asked for.
     ///
     /// # Errors
-    /// [`Error::System`] names the address.
+    /// [`Error::System`] names the address, [`Error::Usage`] what is there and may not be replaced.
     pub fn open(&self, tool: &'static str) -> Result<Option<Exporter>, Error> {
         if self.metrics_listen.is_none() && self.textfile.is_none() {
             return Ok(None);
+        }
+        if let Some(path) = &self.textfile {
+            textfile::check(path).map_err(|error| Error::Usage(textfile::named(path, &error)))?;
         }
         let bind = |address: &SocketAddr| {
             let error = |error| Error::System { what: format!("--metrics-listen {address}"), error };
@@ -230,6 +240,8 @@ impl Metrics {
             server: None,
             textfile: self.textfile.clone(),
             next_file: Instant::now(),
+            file_error: None,
+            has_started: false,
         }))
     }
 
@@ -308,20 +320,51 @@ impl Exporter {
     }
 
     /// Take what was exported since as the new state, and hand it over.
-    pub(crate) fn publish(&mut self, account: &Account, misses: &BTreeMap<String, u64>) -> Result<(), Error> {
+    pub(crate) fn publish(&mut self, account: &Account, misses: &BTreeMap<String, u64>) {
         self.families.iter_mut().for_each(|state| state.settle(self.limit));
         let mut all: Vec<_> = self.families.iter().map(|state| state.rendered(self.tool)).collect();
         all.extend(self.own(account, misses));
         all.retain(|family| !family.series.is_empty());
         let text = text::open_metrics(all);
-        if let Some(path) = &self.textfile {
-            textfile::write(path, &text::classic(&text))?;
-            self.next_file = Instant::now() + TEXTFILE_EVERY;
+        if let Some(path) = self.textfile.clone() {
+            self.write(&path, &text::classic(&text));
         }
         if let Some(server) = &self.server {
             server.publish(text);
         }
-        Ok(())
+    }
+
+    /// Write the file. A failure is said once, and the next write is tried all the same.
+    fn write(&mut self, path: &Path, text: &str) {
+        self.next_file = Instant::now() + TEXTFILE_EVERY;
+        let had_failed = self.file_error.is_some();
+        self.file_error = textfile::write(path, text).err();
+        match &self.file_error {
+            Some(error) if !had_failed && self.has_started => {
+                say(&format!("{}: {}; it is tried again", self.tool, textfile::named(path, error)));
+            }
+            None if had_failed => say(&format!("{}: --textfile {} is written again", self.tool, path.display())),
+            _ => (),
+        }
+    }
+
+    /// The first write is to show that the file can be written, but for a disk that is full now.
+    pub(crate) fn check_start(&mut self) -> Result<(), Error> {
+        self.has_started = true;
+        let Some(path) = self.textfile.clone() else { return Ok(()) };
+        match &self.file_error {
+            Some(error) if is_full(error) => {
+                say(&format!("{}: {}; it is tried again", self.tool, textfile::named(&path, error)));
+                Ok(())
+            }
+            _ => self.check_end(),
+        }
+    }
+
+    /// Fail if the last write did.
+    pub(crate) fn check_end(&mut self) -> Result<(), Error> {
+        let (Some(path), Some(error)) = (&self.textfile, self.file_error.take()) else { return Ok(()) };
+        Err(Error::System { what: format!("--textfile {}", path.display()), error })
     }
 
     /// kscope's metrics about itself.
@@ -409,6 +452,8 @@ mod tests {
             server: None,
             textfile: None,
             next_file: Instant::now(),
+            file_error: None,
+            has_started: false,
         }
     }
 

@@ -6,6 +6,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::io::BufWriter;
 use std::io::Write;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -28,12 +29,13 @@ use crate::row::Field;
 use crate::row::Kind;
 use crate::row::Row;
 use crate::row::Value;
+use crate::sink::Sink;
 use crate::time::Clock;
 use crate::time::Wall;
 
 /// Where a tool's data goes, and nothing else: banners and warnings belong on stderr.
 pub struct Out {
-    writer: BufWriter<Box<dyn Write>>,
+    pub(crate) sink: Sink,
     json: bool,
     csv: bool,
     no_header: bool,
@@ -42,6 +44,8 @@ pub struct Out {
     line: String,
     printed: u64,
     filtered: u64,
+    unkept: u64,
+    failure: Option<Error>,
     pub(crate) exporter: Option<Exporter>,
     pub(crate) is_due: bool,
     found: u64,
@@ -80,13 +84,13 @@ impl<R: Row> Columns<R> {
 }
 
 impl Out {
-    pub(crate) fn new(common: &Common, clock: Clock) -> Result<Self, Error> {
-        let to: Box<dyn Write> = match &common.output {
-            Some(path) => Box::new(new_file(path)?),
-            None => Box::new(io::stdout().lock()),
+    pub(crate) fn new(tool: &'static str, common: &Common, clock: Clock) -> Result<Self, Error> {
+        let file = match &common.output {
+            Some(path) => new_file(path)?,
+            None => File::from(io::stdout().as_fd().try_clone_to_owned().map_err(Error::output)?),
         };
         Ok(Self {
-            writer: BufWriter::with_capacity(64 * 1024, to),
+            sink: Sink::new(tool, file),
             json: common.json,
             csv: false,
             no_header: common.no_header,
@@ -95,6 +99,8 @@ impl Out {
             line: String::new(),
             printed: 0,
             filtered: 0,
+            unkept: 0,
+            failure: None,
             exporter: None,
             is_due: true,
             found: 0,
@@ -141,7 +147,7 @@ impl Out {
             let keys: Vec<&str> =
                 R::FIELDS.iter().map(|field| field.key).filter(|key| !key.is_empty()).collect();
             self.line.push_str(&keys.join(","));
-            return self.end_line();
+            return self.end_line(0);
         }
         for (i, field) in columns.fields.iter().enumerate() {
             let width = columns.width(field, self.timestamps);
@@ -151,7 +157,7 @@ impl Out {
                 pad(&mut self.line, start, width);
             }
         }
-        self.end_line()
+        self.end_line(0)
     }
 
     /// Count an event that user space filters out.
@@ -164,16 +170,37 @@ impl Out {
         self.found += 1;
     }
 
-    /// Rows printed, events filtered out, and events found.
+    /// Count events that found no room in what is kept for a summary.
+    pub fn unkept(&mut self, events: u64) {
+        self.unkept = self.unkept.saturating_add(events);
+    }
+
+    /// Rows written, events filtered out, and events found; once all is flushed.
     pub(crate) fn counts(&self) -> (u64, u64, u64) {
-        (self.printed, self.filtered, self.found)
+        (self.printed.saturating_sub(self.sink.unwritten_rows()), self.filtered, self.found)
+    }
+
+    /// Let the tool fail once it has told all that it has to tell.
+    pub(crate) fn fail_at_end(&mut self, result: Result<(), Error>) {
+        if let Err(error) = result {
+            self.failure.get_or_insert(error);
+        }
+    }
+
+    pub(crate) fn take_failure(&mut self) -> Result<(), Error> {
+        self.failure.take().map_or(Ok(()), Err)
+    }
+
+    /// Events for which a summary has no room.
+    pub(crate) fn count_unkept(&self) -> u64 {
+        self.unkept
     }
 
     /// Print one row.
     pub fn row<R: Row>(&mut self, columns: &Columns<R>, row: &R) -> Result<(), Error> {
         self.printed += 1;
         if self.json {
-            return self.object(&JsonRow(row));
+            return self.json_line(1, &JsonRow(row));
         }
         self.line.clear();
         if self.csv {
@@ -188,7 +215,7 @@ impl Out {
                 pad(&mut self.line, start, width);
             }
         }
-        self.end_line()
+        self.end_line(1)
     }
 
     fn csv_row<R: Row>(&mut self, row: &R) -> Result<(), Error> {
@@ -208,7 +235,7 @@ impl Out {
                 self.line.push_str(&format!("\"{quoted}\""));
             }
         }
-        self.end_line()
+        self.end_line(1)
     }
 
     /// Print rows that are all there as a table as wide as they need, or as JSON.
@@ -217,7 +244,11 @@ impl Out {
             return rows.iter().try_for_each(|row| self.row(columns, row));
         }
         let text = self.table_text(columns, rows);
-        self.raw(&text)
+        let titles = usize::from(!self.no_header);
+        for (n, line) in text.split_inclusive('\n').enumerate() {
+            self.put(u32::from(n >= titles), line)?;
+        }
+        Ok(())
     }
 
     /// The lines of such a table, whose rows count as printed.
@@ -241,7 +272,11 @@ impl Out {
 
     /// Print text as it is: it may move a terminal's cursor, so nothing in it comes from outside unescaped.
     pub(crate) fn raw(&mut self, text: &str) -> Result<(), Error> {
-        self.writer.write_all(text.as_bytes()).map_err(Error::output)
+        self.put(0, text)
+    }
+
+    fn put(&mut self, rows: u32, text: &str) -> Result<(), Error> {
+        self.sink.line(rows, |to| to.write_all(text.as_bytes()))
     }
 
     /// Whether tables have a header.
@@ -255,14 +290,18 @@ impl Out {
     }
 
     pub(crate) fn object(&mut self, value: &impl Serialize) -> Result<(), Error> {
-        json::write_line(&mut self.writer, value).map_err(Error::output)
+        self.json_line(0, value)
+    }
+
+    fn json_line(&mut self, rows: u32, value: &impl Serialize) -> Result<(), Error> {
+        self.sink.line(rows, |to| json::write_line(to, value))
     }
 
     /// Print text that the tool made, with a newline.
     pub fn text(&mut self, text: &str) -> Result<(), Error> {
         self.line.clear();
         self.line.push_str(text);
-        self.end_line()
+        self.end_line(0)
     }
 
     /// Print the local time, or what `--timestamps` asks for, above an interval's output.
@@ -288,12 +327,12 @@ impl Out {
 
     /// Hand everything over to the reader.
     pub fn flush(&mut self) -> Result<(), Error> {
-        self.writer.flush().map_err(Error::output)
+        self.sink.flush()
     }
 
-    fn end_line(&mut self) -> Result<(), Error> {
+    fn end_line(&mut self, rows: u32) -> Result<(), Error> {
         self.line.push('\n');
-        self.writer.write_all(self.line.as_bytes()).map_err(Error::output)
+        self.sink.line(rows, |to| to.write_all(self.line.as_bytes()))
     }
 
     fn cell(&mut self, value: Value<'_>) {

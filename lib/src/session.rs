@@ -2,11 +2,9 @@
 //! A tool at work: load, attach, one loop, and the account of what was lost.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd as _;
-use std::os::fd::AsRawFd as _;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
@@ -20,8 +18,6 @@ use libbpf_rs::ErrorKind;
 use libbpf_rs::Iter;
 use libbpf_rs::Link;
 use libbpf_rs::MapCore;
-use libbpf_rs::MapFlags;
-use libbpf_rs::MapHandle;
 use libbpf_rs::Object;
 use libbpf_rs::OpenObject;
 use libbpf_rs::PrintLevel;
@@ -47,6 +43,13 @@ use crate::hooks::Taken;
 use crate::json::SCHEMA_VERSION;
 use crate::kernel;
 use crate::loading;
+pub use crate::losses::Account;
+use crate::losses::Counters;
+use crate::losses::Losses;
+use crate::losses::NO_ROOM;
+use crate::losses::REPORT;
+use crate::losses::list;
+use crate::losses::nonzero;
 use crate::memory;
 use crate::metrics::Exporter;
 use crate::out::Out;
@@ -60,10 +63,6 @@ use crate::uprobe;
 const POLL: Duration = Duration::from_millis(100);
 /// So many records are taken before signals, losses and the deadline are looked at again.
 const BATCH: usize = 4096;
-/// Of the causes for which an event has no stack, the one that is a loss.
-const NO_ROOM: &str = "no_room";
-/// How often losses are reported while they happen.
-const REPORT: Duration = Duration::from_secs(1);
 
 /// BPF_LOG_STATS of include/linux/bpf_verifier.h: what -v shows of each program, as the matrix records it.
 const VERIFIER_STATISTICS: u32 = 4;
@@ -166,70 +165,12 @@ pub fn set_max_entries(object: &mut OpenObject, map: &str, entries: u32) -> Resu
     Ok(())
 }
 
-/// What the programs counted about themselves (bpf/counters.bpf.h).
-struct Counters {
-    map: MapHandle,
-    names: Vec<String>,
-}
-
-impl Counters {
-    fn of(object: &Object) -> Result<Option<Self>, Error> {
-        let Some(map) = object.maps().find(|map| map.name() == "counters") else { return Ok(None) };
-        let map = MapHandle::try_from(&map).map_err(bpf_error("the map counters"))?;
-        let btf = object.btf().map_err(bpf_error("the object's types"))?;
-        let enumerators = btf.and_then(|btf| kernel::enumerators(&btf, "kscope_counter")).unwrap_or_default();
-        let names = enumerators.into_iter().map(|(name, _)| name.to_lowercase()).collect::<Vec<_>>();
-        Ok(Some(Self { names: names[..names.len().saturating_sub(1)].to_vec(), map }))
-    }
-
-    fn read(&self) -> Result<Account, Error> {
-        let mut account = Account::default();
-        for (key, name) in (0u32..).zip(&self.names) {
-            let values = self.map.lookup_percpu(&key.to_ne_bytes(), MapFlags::ANY);
-            let values = values.map_err(bpf_error("reading the map counters"))?.unwrap_or_default();
-            let number = |bytes: &Vec<u8>| bytes.first_chunk().map_or(0, |b| u64::from_ne_bytes(*b));
-            let sum = values.iter().map(number).sum();
-            if let Some(cause) = name.strip_prefix("lost_") {
-                account.lost.insert(cause.into(), sum);
-            } else if let Some(cause) = name.strip_prefix("dropped_") {
-                account.dropped.insert(cause.into(), sum);
-            } else if let Some(cause) = name.strip_prefix("stack_") {
-                account.stacks.insert(cause.into(), sum);
-            } else {
-                account.generated = sum;
-            }
-        }
-        Ok(account)
-    }
-}
-
-/// How many events there were and what became of them.
-#[derive(Clone, Debug, Default)]
-pub struct Account {
-    /// Events that the programs saw and that passed their filters.
-    pub generated: u64,
-    /// Events that happened and are not shown, by cause.
-    pub lost: BTreeMap<String, u64>,
-    /// Measurements not made because the number would be false, by cause.
-    pub dropped: BTreeMap<String, u64>,
-    /// Events that are shown without a stack, or with a part of it, by cause.
-    pub stacks: BTreeMap<String, u64>,
-}
-
-impl Account {
-    /// All events lost.
-    pub fn total_lost(&self) -> u64 {
-        self.lost.values().sum()
-    }
-}
-
-fn nonzero(counts: &BTreeMap<String, u64>) -> BTreeMap<&str, u64> {
-    counts.iter().filter(|(_, n)| **n > 0).map(|(cause, n)| (cause.as_str(), *n)).collect()
-}
-
-fn list(counts: &BTreeMap<String, u64>) -> String {
-    let one = |(cause, n): (&str, u64)| format!("{} {n}", cause.replace('_', " "));
-    nonzero(counts).into_iter().map(one).collect::<Vec<_>>().join(", ")
+/// Give the maps of bpf/turns.bpf.h their size.
+///
+/// # Errors
+/// libbpf's.
+pub fn set_turns_entries(object: &mut OpenObject, entries: u32) -> Result<(), Error> {
+    ["turn_a", "turn_b"].iter().try_for_each(|map| set_max_entries(object, map, entries))
 }
 
 /// What comes up while a tool traces, and is to be traced too.
@@ -394,63 +335,6 @@ fn detach(links: &mut Vec<Link>) {
     });
 }
 
-/// The account of losses, and what was said of it so far.
-struct Losses {
-    tool: &'static str,
-    counters: Option<Counters>,
-    programs: Vec<(String, OwnedFd)>,
-    reported: u64,
-    stacks_reported: u64,
-    next: Instant,
-}
-
-impl Losses {
-    fn account(&self) -> Result<Account, Error> {
-        self.counters.as_ref().map_or_else(|| Ok(Account::default()), Counters::read)
-    }
-
-    /// Say on stderr, once a second at most, when more was lost.
-    fn report(&mut self) -> Result<(), Error> {
-        if Instant::now() < self.next {
-            return Ok(());
-        }
-        self.next = Instant::now() + REPORT;
-        let account = self.account()?;
-        let lost = account.total_lost();
-        if lost > self.reported {
-            let more = lost - self.reported;
-            let ring_full = account.lost.get("ring_full").is_some_and(|n| *n > 0);
-            let hint = if ring_full { ": see --buffer" } else { "" };
-            say(&format!("{}: {more} events lost ({} in all){hint}", self.tool, list(&account.lost)));
-            self.reported = lost;
-        }
-        let no_room = account.stacks.get(NO_ROOM).copied().unwrap_or_default();
-        if no_room > self.stacks_reported {
-            let more = no_room - self.stacks_reported;
-            say(&format!("{}: no room for the stacks of {more} events: see --stack-storage-size", self.tool));
-            self.stacks_reported = no_room;
-        }
-        Ok(())
-    }
-
-    /// Runs that the kernel left out because the program was already running on that CPU.
-    fn recursion_misses(&self) -> BTreeMap<String, u64> {
-        let misses = self.programs.iter().map(|(name, fd)| (name.clone(), recursion_misses(fd)));
-        misses.filter(|(_, n)| *n > 0).collect()
-    }
-}
-
-fn recursion_misses(program: &OwnedFd) -> u64 {
-    let mut info = libbpf_sys::bpf_prog_info::default();
-    let mut size = size_of::<libbpf_sys::bpf_prog_info>() as u32;
-    // SAFETY: the kernel writes at most `size` bytes to `info`, which holds no references.
-    let result = unsafe {
-        libbpf_sys::bpf_obj_get_info_by_fd(program.as_raw_fd(), (&raw mut info).cast(), &raw mut size)
-    };
-    // Kernels before 5.12 do not count: they leave 0.
-    if result == 0 { info.recursion_misses } else { 0 }
-}
-
 /// The section of programs that run over kernel objects.
 const ITERATOR: &str = "iter/";
 
@@ -501,7 +385,7 @@ impl Session {
     /// Attach the loaded programs, keep `keep` of the capabilities, and print the header.
     ///
     /// # Errors
-    /// The kernel's, or that of the output.
+    /// The kernel's, or that of the output: also that there is no room for the header.
     pub fn start(
         tool: &'static str,
         common: &Common,
@@ -552,7 +436,7 @@ impl Session {
         caps::give_up(keep, || counters.as_ref().is_none_or(|counters| counters.read().is_ok()))?;
         memory::give_back_heap();
 
-        let mut out = Out::new(common, clock)?;
+        let mut out = Out::new(tool, common, clock)?;
         taken.notes.iter().for_each(|note| say(&format!("{tool}: note: {note}")));
         if common.verbose {
             taken.hooks.iter().for_each(|(hook, way)| say(&format!("{tool}: hook {hook}: {way}")));
@@ -563,11 +447,11 @@ impl Session {
                 "host": kernel::host(), "kernel": kernel::release(), "time": Wall::now().rfc3339(),
                 "hooks": taken.hooks, "notes": taken.notes,
             }))?;
-            out.flush()?;
+            // Later, a full disk ends nothing.
+            out.sink.try_flush().map_err(Error::output)?;
         }
         let began = Instant::now();
-        let losses =
-            Losses { tool, counters, programs, reported: 0, stacks_reported: 0, next: began + REPORT };
+        let losses = Losses::new(tool, counters, programs, out.sink.state())?;
         let watch = Watch::new(common, began, command)?;
         Ok(Self { out, links, watch, losses, began, strict: common.strict })
     }
@@ -584,13 +468,16 @@ impl Session {
             self.watch.metrics(wake)?;
         }
         self.out.exporter = Some(exporter);
-        self.publish()
+        self.publish()?;
+        self.out.exporter.as_mut().map_or(Ok(()), Exporter::check_start)
     }
 
     /// Hand the metrics over to those who ask for them.
     fn publish(&mut self) -> Result<(), Error> {
-        let Some(exporter) = &mut self.out.exporter else { return Ok(()) };
-        exporter.publish(&self.losses.account()?, &self.losses.recursion_misses())
+        let account = self.losses.account(&self.out)?;
+        let misses = self.losses.recursion_misses();
+        self.out.export(|exporter| exporter.publish(&account, &misses));
+        Ok(())
     }
 
     /// Where rows go.
@@ -677,10 +564,11 @@ impl Session {
             links.extend(follow.follow()?);
             while consume()? && !watch.over() {
                 links.extend(follow.follow()?);
-                losses.report()?;
+                losses.tell(state.borrow_mut().1)?;
             }
-            state.borrow_mut().1.clock_mut().adjust();
-            losses.report()?;
+            let out = &mut state.borrow_mut().1;
+            out.clock_mut().adjust();
+            losses.tell(out)?;
         }
         follow.end();
         detach(links);
@@ -709,7 +597,7 @@ impl Session {
             while !self.watch.over() && next.is_none_or(|next| Instant::now() < next) {
                 let left = next.map_or(REPORT, |next| next.saturating_duration_since(Instant::now()));
                 self.watch.wait(left.min(REPORT))?;
-                self.losses.report()?;
+                self.losses.tell(&mut self.out)?;
                 if next.is_none() && self.out.exporter.as_ref().is_some_and(Exporter::is_wanted) {
                     self.out.is_due = false;
                     print(&mut self.out)?;
@@ -742,19 +630,24 @@ impl Session {
     /// # Errors
     /// The kernel's.
     pub fn account(&self) -> Result<Account, Error> {
-        self.losses.account()
+        self.losses.account(&self.out)
     }
 
     /// Print the footer and what was lost.
     ///
     /// # Errors
-    /// [`Error::Lost`] with `--strict`, or that of the output.
+    /// [`Error::Lost`] with `--strict`, [`Error::Incomplete`], or that of the output.
     pub fn finish(mut self) -> Result<(), Error> {
         detach(&mut self.links);
-        let account = self.losses.account()?;
+        self.out.sink.flush_at_end()?;
+        let account = self.losses.account(&self.out)?;
         let lost = account.total_lost();
         let misses = self.losses.recursion_misses();
         if self.out.is_json() {
+            // What room there is may do for the footer.
+            if !self.out.sink.is_full() {
+                self.losses.tell_of(&mut self.out, &account)?;
+            }
             let (printed, filtered, found) = self.out.counts();
             self.out.object(&json!({
                 "type": "footer", "time": Wall::now().rfc3339(), "generated": account.generated + found,
@@ -763,8 +656,9 @@ impl Session {
                 "stacks_by_cause": nonzero(&account.stacks), "recursion_misses": misses,
             }))?;
         }
-        self.out.flush()?;
-        let tool = self.losses.tool;
+        self.out.sink.flush_at_end()?;
+        self.losses.end_reports();
+        let tool = self.losses.tool();
         if lost > 0 {
             say(&format!("{tool}: {lost} events lost: {}", list(&account.lost)));
         }
@@ -778,6 +672,14 @@ impl Session {
             say(&format!("{tool}: the kernel left out {n} runs of {program}, which was running already"));
         }
         let lost = lost + account.stacks.get(NO_ROOM).copied().unwrap_or_default();
-        if self.strict && lost > 0 { Err(Error::Lost(lost)) } else { Ok(()) }
+        if self.strict && lost > 0 {
+            return Err(Error::Lost(lost));
+        }
+        self.out.take_failure()?;
+        self.out.exporter.as_mut().map_or(Ok(()), Exporter::check_end)?;
+        match self.out.sink.unwritten_lines() {
+            0 => Ok(()),
+            lines => Err(Error::Incomplete(lines)),
+        }
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! SIGINT and SIGTERM: the first asks the tool to finish, the second ends it at once.
+//! SIGINT, SIGTERM and SIGHUP: the first asks the tool to finish, the second ends it at once.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicI32;
@@ -26,13 +26,34 @@ extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut
     }
 }
 
-/// Catch SIGINT and SIGTERM from now on.
+extern "C" fn do_nothing(_: libc::c_int) {}
+
+/// Whether it was ignored when the tool was started, as by nohup.
+fn is_ignored(signal: Signal) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: the kernel fills the action in, or fails and leaves it zero, which is a value of it too.
+    let action = unsafe {
+        libc::sigaction(signal as i32, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    action.sa_sigaction == libc::SIG_IGN
+}
+
+/// Catch SIGINT and SIGTERM from now on, and SIGHUP unless it is ignored. SIGINT also where it is: a shell without job
+/// control ignores it for what it starts in the background, from where a script ends the tool with it.
 pub(crate) fn catch() -> nix::Result<()> {
     // Without SA_RESTART a wait ends when the signal comes.
     let action = SigAction::new(SigHandler::SigAction(on_signal), SaFlags::SA_SIGINFO, SigSet::empty());
-    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+    let hangup = (!is_ignored(Signal::SIGHUP)).then_some(Signal::SIGHUP);
+    for signal in [Signal::SIGINT, Signal::SIGTERM].into_iter().chain(hangup) {
         // SAFETY: the handler touches atomics and calls _exit, nothing else.
         unsafe { sigaction(signal, &action) }?;
+    }
+    // A write beyond RLIMIT_FSIZE is to fail. Not ignored, which a command would inherit.
+    let action = SigAction::new(SigHandler::Handler(do_nothing), SaFlags::SA_RESTART, SigSet::empty());
+    if !is_ignored(Signal::SIGXFSZ) {
+        // SAFETY: the handler does nothing.
+        unsafe { sigaction(Signal::SIGXFSZ, &action) }?;
     }
     Ok(())
 }

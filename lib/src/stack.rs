@@ -455,7 +455,7 @@ pub struct Files {
     pprof: Option<NewFile>,
 }
 
-/// A file of our own; it goes again if nothing is written to it.
+/// A file of our own; it goes again if it can't be written whole.
 #[derive(Debug)]
 struct NewFile {
     path: PathBuf,
@@ -470,9 +470,12 @@ impl NewFile {
     }
 
     fn write(mut self, bytes: &[u8]) -> Result<(), Error> {
-        let Some(mut file) = self.file.take() else { return Ok(()) };
-        let written = file.write_all(bytes).and_then(|()| file.flush());
-        written.map_err(|error| Error::System { what: self.path.display().to_string(), error })
+        if let Some(file) = &mut self.file {
+            let written = file.write_all(bytes).and_then(|()| file.flush());
+            written.map_err(|error| Error::System { what: self.path.display().to_string(), error })?;
+        }
+        self.file = None;
+        Ok(())
     }
 }
 
@@ -708,7 +711,7 @@ fn without_tracing(frames: Vec<Frame>) -> Vec<Frame> {
     frames.into_iter().skip(first).collect()
 }
 
-/// Print stacks in the form that was asked for, and write the files.
+/// Print stacks in the form that was asked for, and write the files. A file that can't be written fails at the end.
 ///
 /// # Errors
 /// Those of the output.
@@ -744,10 +747,12 @@ pub fn print(
     }
     out.flush()?;
     if let Some(file) = files.svg {
-        file.write(&flame_graph(&lines, meaning)?)?;
+        let drawn = flame_graph(&lines, meaning);
+        out.fail_at_end(drawn.and_then(|svg| file.write(&svg)));
     }
     if let Some(file) = files.pprof {
-        file.write(&pprof::encode(stacks, meaning, duration)?)?;
+        let encoded = pprof::encode(stacks, meaning, duration);
+        out.fail_at_end(encoded.and_then(|bytes| file.write(&bytes)));
     }
     Ok(())
 }

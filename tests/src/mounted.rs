@@ -22,7 +22,15 @@ impl Mounted {
     /// # Panics
     /// If it can't be mounted.
     pub fn tmpfs() -> Self {
-        Self::at("kscope-test", "tmpfs", None)
+        Self::at("kscope-test", "tmpfs", None, None)
+    }
+
+    /// The same, with room for so many bytes.
+    ///
+    /// # Panics
+    /// If it can't be mounted.
+    pub fn tmpfs_of(bytes: u64) -> Self {
+        Self::at("kscope-test", "tmpfs", None, Some(&format!("size={bytes}")))
     }
 
     /// For pinned BPF objects, of the type bpf.
@@ -30,7 +38,7 @@ impl Mounted {
     /// # Panics
     /// If it can't be mounted.
     pub fn bpf() -> Self {
-        Self::at("bpf", "bpf", None)
+        Self::at("bpf", "bpf", None, None)
     }
 
     /// On a loop device of so many bytes, of the type ext4; or why there is none.
@@ -64,12 +72,12 @@ impl Mounted {
         if !known.lines().any(|line| line.trim() == "ext4") {
             return Err("this kernel has no ext4, or its module is not loaded".into());
         }
-        Ok(Self::at(path, "ext4", device))
+        Ok(Self::at(path, "ext4", device, None))
     }
 
-    fn at(what: &str, kind: &'static str, device: Option<Loop>) -> Self {
+    fn at(what: &str, kind: &'static str, device: Option<Loop>, options: Option<&str>) -> Self {
         let point = TempDir::new().expect("a folder");
-        mount(Some(what), point.path(), Some(kind), MsFlags::empty(), None::<&str>)
+        mount(Some(what), point.path(), Some(kind), MsFlags::empty(), options)
             .unwrap_or_else(|error| panic!("mounting {what} as {kind}: {error}"));
         Self { kind, point, _device: device }
     }

@@ -3,7 +3,10 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
+
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 use crate::bytes::lossy;
 use crate::stream::Stream;
@@ -50,6 +53,14 @@ impl Run {
     /// Let somebody else run it.
     pub fn by(mut self, who: &Who) -> Self {
         who.run(&mut self.command);
+        self
+    }
+
+    /// Start it with SIGHUP ignored, as nohup does, or not.
+    pub fn hangup(mut self, is_ignored: bool) -> Self {
+        let handler = if is_ignored { SigHandler::SigIgn } else { SigHandler::SigDfl };
+        // SAFETY: the closure makes one system call, which sets no handler of ours.
+        unsafe { self.command.pre_exec(move || Ok(signal(Signal::SIGHUP, handler).map(drop)?)) };
         self
     }
 

@@ -189,6 +189,11 @@ fn parse(tool: &str, line: &[u8]) -> Value {
     serde_json::from_slice(line).unwrap_or_else(|error| panic!("{tool}: {error}: {}", lossy(line)))
 }
 
+/// Whether a line is about losses: in a string, the quotes would be escaped.
+fn is_lost(line: &str) -> bool {
+    line.contains(r#""type":"lost""#)
+}
+
 /// What a tool left in JSON.
 pub struct Finished {
     /// The first line.
@@ -242,15 +247,28 @@ impl Finished {
         &self.stdout
     }
 
-    /// The lines between header and footer.
+    /// The lines between header and footer, but for those about losses.
     pub fn data(&self) -> impl Iterator<Item = &str> {
+        self.between().filter(|line| !is_lost(line))
+    }
+
+    /// How many events the lines about losses tell of.
+    ///
+    /// # Panics
+    /// If such a line is not JSON.
+    pub fn told_lost(&self) -> u64 {
+        let lost = self.between().filter(|line| is_lost(line));
+        lost.map(|line| parse(&self.tool, line.as_bytes())["lost"].as_u64().expect("a number")).sum()
+    }
+
+    fn between(&self) -> impl Iterator<Item = &str> {
         let mut lines = self.stdout.lines();
         lines.next();
         lines.next_back();
         lines
     }
 
-    /// The lines between header and footer, parsed one by one.
+    /// [`Finished::data`], parsed line by line.
     ///
     /// # Panics
     /// If a line is not JSON.

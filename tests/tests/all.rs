@@ -138,6 +138,7 @@ fn assert_accounted(finished: &Finished) {
     assert_eq!(generated, events + filtered + lost, "{}: {footer}", finished.tool);
     let causes = footer["lost_by_cause"].as_object().unwrap().values();
     assert_eq!(lost, causes.map(|n| n.as_u64().unwrap()).sum::<u64>(), "{}: {footer}", finished.tool);
+    assert_eq!(lost, finished.told_lost(), "{}: {footer}", finished.tool);
 }
 
 /// One flag of libbpf-tools.
@@ -328,14 +329,14 @@ fn losses_with_strict_are_a_failure() {
 }
 
 #[test]
-fn interrupt_and_termination_end_it_well() {
+fn interrupt_termination_and_hangup_end_it_well() {
     for tool in each_tool() {
-        for signal in [Signal::SIGINT, Signal::SIGTERM] {
-            let tracer = endless(tool).json();
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            let tracer = endless(tool).hangup(false).json();
             tracer.signal(signal);
             tracer.finished().check();
 
-            let tracer = endless(tool).text();
+            let tracer = endless(tool).hangup(false).text();
             tracer.signal(signal);
             let ended = tracer.ended();
             assert_eq!(ended.code(), 0, "{signal}: {ended:?}");

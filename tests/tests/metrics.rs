@@ -5,11 +5,12 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::process::{Command, Stdio};
 
 use kscope_tests::block::Loop;
 use kscope_tests::metrics::{self, OPEN_METRICS, Samples};
+use kscope_tests::mounted::Mounted;
 use kscope_tests::{Run, Tracer, Workload, say_untested, wait_until};
 use tempfile::TempDir;
 
@@ -182,9 +183,9 @@ fn what_can_not_be_is_refused() {
     let sentence = Run::new("biolatency").args(["--metrics-listen", &address]).output();
     let sentence = sentence.refusal(1);
     assert!(sentence.contains(&address) && sentence.contains("in use"), "{sentence}");
-    for path in ["/no/such/folder/a.prom", "/", "/proc/a.prom"] {
+    for (path, code) in [("/no/such/folder/a.prom", 1), ("/", 2), ("/proc/a.prom", 1)] {
         let ended = Run::new("biolatency").args(["--textfile", path]).output();
-        assert_eq!(ended.code(), 1, "{ended:?}");
+        assert_eq!(ended.code(), code, "{ended:?}");
         assert!(ended.stderr.contains(path), "{ended:?}");
     }
     for words in [
@@ -200,6 +201,86 @@ fn what_can_not_be_is_refused() {
         let ended = Run::new("biolatency").args(words).args(["--dry-run"]).output();
         ended.refusal(2);
     }
+}
+
+#[test]
+fn only_a_regular_file_of_the_own_user_is_replaced() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    nix::unistd::mkfifo(&path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::write(path("target"), "kept").unwrap();
+    std::os::unix::fs::symlink(path("target"), path("link")).unwrap();
+    fs::write(path("other"), "kept").unwrap();
+    std::os::unix::fs::chown(path("other"), Some(65534), None).unwrap();
+    fs::create_dir(path("folder")).unwrap();
+    for name in ["fifo", "link", "other", "folder"] {
+        let before = fs::symlink_metadata(path(name)).unwrap();
+        let ended = Run::new("runqlat").args(["--textfile", path(name).to_str().unwrap(), "1", "1"]).output();
+        let sentence = ended.refusal(2);
+        assert!(sentence.contains(path(name).to_str().unwrap()), "{sentence}");
+        let after = fs::symlink_metadata(path(name)).unwrap();
+        assert_eq!((before.ino(), before.file_type()), (after.ino(), after.file_type()), "{name}");
+    }
+    assert_eq!(fs::read_to_string(path("target")).unwrap(), "kept");
+
+    // What takes the place of the file later is not replaced either.
+    let file = path("a.prom");
+    let mut tracer = Run::new("runqlat").args(["--textfile", file.to_str().unwrap(), "0.1"]).json();
+    fs::remove_file(&file).unwrap();
+    wait_until("a FIFO in the place of the file", || {
+        // The tool may be quicker.
+        _ = fs::remove_file(&file);
+        nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).ok()
+    });
+    wait_until("the failure to be said", || tracer.stderr().contains("regular file").then_some(()));
+    assert!(fs::symlink_metadata(&file).unwrap().file_type().is_fifo());
+    tracer.assert_running();
+    fs::remove_file(&file).unwrap();
+    wait_until("the file to be written again", || fs::read_to_string(&file).ok());
+    tracer.stop().check();
+}
+
+#[test]
+fn a_full_disk_keeps_the_textfile_and_ends_nothing() {
+    let disk = Mounted::tmpfs_of(64 << 10);
+    let (file, filler) = (disk.path().join("a.prom"), disk.path().join("filler"));
+    let mut tracer = Run::new("runqlat").args(["--textfile", file.to_str().unwrap(), "0.1"]).json();
+    let fill = || fs::OpenOptions::new().append(true).create(true).open(&filler).unwrap().write_all(&[0; 512]);
+    wait_until("the failure to be said", || {
+        while fill().is_ok() {}
+        tracer.stderr().contains("No space left on device").then_some(())
+    });
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(!metrics::parse(&text).is_empty(), "{text}");
+    tracer.assert_running();
+    fs::remove_file(&filler).unwrap();
+    wait_until("another file", || (fs::read_to_string(&file).unwrap() != text).then_some(()));
+    let finished = tracer.stop();
+    finished.check();
+    assert_eq!(finished.stderr.matches("No space left").count(), 1, "{finished:?}");
+}
+
+#[test]
+fn slow_clients_hold_nobody_up() {
+    let mut tracer = Run::new("runqlat").args(["--metrics-listen=127.0.0.1:0"]).json();
+    let address = metrics::address(&tracer);
+    // More than there may be at a time; some begin a request, some have asked and read no answer.
+    let mut slow: Vec<_> = (0..300).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    for (n, stream) in slow.iter_mut().enumerate() {
+        let request: &[u8] = [&b""[..], b"GET /metrics HT", b"GET /metrics HTTP/1.1\r\n\r\n"][n % 3];
+        // The oldest have made room for others.
+        _ = stream.write_all(request);
+    }
+    for _ in 0..5 {
+        metrics::get(&address, "");
+        for stream in &mut slow {
+            _ = stream.write_all(b"X");
+        }
+    }
+    let files = fs::read_dir(format!("/proc/{}/fd", tracer.pid())).unwrap().count();
+    assert!(files < 200, "{files} descriptors");
+    tracer.assert_running();
+    tracer.stop().check();
 }
 
 /// Prometheus' own judgement, where it is installed.

@@ -2,11 +2,12 @@
 //! runqlat against the oracle: how often and how long the kernel itself says that each thread has waited.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use kscope_tests::bytes::hex;
 use kscope_tests::cgroup::Cgroup;
 use kscope_tests::scale::{is_slow, more_than_a_hash_of_tasks, times};
 use kscope_tests::{Finished, Run, Tracer, Who, Workload, metrics, say_untested, wait_until};
@@ -369,4 +370,32 @@ fn the_hash_forgets_tasks_that_have_ended() {
     workload.finish();
     let sums = sums(&tracer.stop(), "tid");
     assert!(sums[&None].count > count, "{sums:?}");
+}
+
+#[test]
+fn processes_that_have_ended_make_room() {
+    const COUNT: &str = "kscope_runqlat_wait_seconds_count";
+    let tracer =
+        runqlat(&["-P", "--entries", "1000", "--comm", "workload", "--metrics-listen=127.0.0.1:0", "0.1"]);
+    let mut tracer = tracer.json();
+    let address = metrics::address(&tracer);
+    for _ in 0..10 {
+        let workload = Workload::start(["forks", "--count", "300"]);
+        let pid = workload.pid();
+        workload.finish();
+        tracer.wait_for(|row| row["pid"] == pid);
+    }
+    let late = Workload::start(["comm", &hex(b"late-workload")]);
+    let pid = late.pid();
+    late.finish();
+    tracer.wait_for(|row| row["pid"] == pid);
+    let samples = metrics::parse(&metrics::get(&address, "").1);
+    let finished = tracer.stop();
+    finished.check();
+    assert_eq!(finished.count("lost"), 0, "{finished:?}");
+    // A wait that has ended since the last scrape is in the rows alone.
+    let shown: u64 = finished.events().map(|row| row["count"].as_u64().unwrap()).sum();
+    assert!(metrics::sum(&samples, COUNT) <= shown as f64, "{samples:?}");
+    let children: BTreeSet<_> = finished.events().map(|row| row["pid"].as_u64().unwrap()).collect();
+    assert!(children.len() > 3000, "{}", children.len());
 }

@@ -6,6 +6,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 
+use kscope_tests::bytes::hex;
 use kscope_tests::cgroup::Cgroup;
 use kscope_tests::scale::more_than_a_hash_of_tasks;
 use kscope_tests::table::Table;
@@ -468,4 +469,40 @@ fn the_hash_forgets_tasks_that_have_ended() {
     workload.finish();
     let counts = counts(&tracer.stop());
     assert!(counts[&call("wait4", "64-bit")].count >= count, "{counts:#?}");
+}
+
+#[test]
+fn processes_that_have_ended_make_room() {
+    const ROUNDS: usize = 10;
+    const FORKS: usize = 300;
+    let args = ["-P", "--entries", "1000", "--comm", "workload", "--metrics-listen=127.0.0.1:0", "0.1"];
+    let mut tracer = syscount(&args).json();
+    let address = metrics::address(&tracer);
+    let mut parents = Vec::new();
+    let mut shown = |tracer: &mut Tracer, workload: Workload| {
+        let pid = workload.pid();
+        workload.finish();
+        // Once its interval has ended.
+        tracer.wait_for(|row| row["pid"] == pid);
+        parents.push(u64::from(pid));
+    };
+    for _ in 0..ROUNDS {
+        shown(&mut tracer, Workload::start(["forks", "--count", &FORKS.to_string()]));
+    }
+    shown(&mut tracer, Workload::start(["comm", &hex(b"workload-late")]));
+    wait_until("the name of a late process", || {
+        metrics::get(&address, "").1.contains("workload-late").then_some(())
+    });
+    let finished = tracer.stop();
+    finished.check();
+    assert_eq!(finished.count("lost"), 0, "{finished:?}");
+    let mut calls: BTreeMap<u64, u64> = BTreeMap::new();
+    for row in finished.events() {
+        *calls.entry(row["pid"].as_u64().unwrap()).or_default() += row["count"].as_u64().unwrap();
+    }
+    calls.retain(|pid, _| !parents.contains(pid));
+    assert_eq!(calls.len(), ROUNDS * FORKS);
+    // Each child makes the same calls.
+    let each = *calls.values().next().unwrap();
+    assert!(each > 0 && calls.values().all(|count| *count == each), "{calls:?}");
 }

@@ -21,7 +21,8 @@ use kscope::hist::Hist;
 use kscope::hist::Measured;
 use kscope::hist::Unit;
 use kscope::intervals::Intervals;
-use kscope::maps;
+use kscope::intervals::Tables;
+use kscope::maps::Turns;
 use kscope::metrics::Family;
 use kscope::metrics::Label;
 use kscope::out::Out;
@@ -153,30 +154,38 @@ impl Trace for Runqlat {
         }
         drop(kernel);
         if self.is_keyed() {
-            session::set_max_entries(open.open_object_mut(), "hists", self.entries)?;
+            session::set_turns_entries(open.open_object_mut(), self.entries)?;
         }
         let skeleton = session::load(open)?;
         let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
         session.export(exporter)?;
         session.banner("Tracing waits for a CPU, until Ctrl-C.");
 
-        let (mut intervals, mut exported) = (Intervals::new(), Intervals::new());
+        let maps = &skeleton.maps;
+        let mut turns = Turns::new(&maps.turn, &maps.turn_a, &maps.turn_b);
+        let (mut total, mut tables) = (Intervals::new(), Tables::new(self.entries));
         session.intervals(&self.interval, |out| {
-            let now = self.snapshot(&skeleton)?;
-            // What is new, as the name that it goes to may be: not the totals, which an old name would keep.
+            let new = if self.is_keyed() {
+                self.histograms(&mut turns)?
+            } else {
+                let now = maps.bss_data.as_deref().map(|bss| bss.total).unwrap_or_default();
+                let now = BTreeMap::from([((0, 0, 0), (Hist::new(&now.slots, now.sum_ns), None))]);
+                total.next(now).1.into_iter().map(|(id, hist)| (*id, hist)).collect()
+            };
             out.export(|to| {
-                for ((_, _, pidns), (hist, comm)) in exported.next(now.clone()).1 {
+                for ((_, _, pidns), (hist, comm)) in &new {
                     let pidns = self.per_pidns.then(|| pidns.to_string());
                     let mut labels: Vec<Label<'_>> = Vec::new();
                     labels.extend(comm.as_ref().map(|comm| ("comm", comm as _)));
                     labels.extend(pidns.as_ref().map(|pidns| ("pidns", pidns as _)));
-                    to.add_histogram(&WAIT, &labels, &hist, unit);
+                    to.add_histogram(&WAIT, &labels, hist, unit);
                 }
             });
+            tables.add(out, new, |(hist, _)| hist.count());
             if !out.is_due() {
                 return Ok(());
             }
-            let (interval_s, added) = intervals.next(now);
+            let (interval_s, added) = tables.next();
             out.interval_time()?;
             let mut printed = false;
             for ((tgid, tid, pidns), (hist, comm)) in added {
@@ -188,10 +197,10 @@ impl Trace for Runqlat {
                 let latency = Latency {
                     time: Wall::now(),
                     interval_s,
-                    pid: self.per_process.then_some(*tgid),
-                    tid: self.per_thread.then_some(*tid),
+                    pid: self.per_process.then_some(tgid),
+                    tid: self.per_thread.then_some(tid),
                     comm,
-                    pidns: self.per_pidns.then_some(*pidns),
+                    pidns: self.per_pidns.then_some(pidns),
                     unit,
                     hist,
                 };
@@ -208,25 +217,21 @@ impl Trace for Runqlat {
 
 /// Process, thread and PID namespace, 0 where not asked for.
 type Id = (u32, u32, u32);
-type Snapshot = BTreeMap<Id, (Hist, Option<Vec<u8>>)>;
+type Histograms = Vec<(Id, (Hist, Option<Vec<u8>>))>;
 
 impl Runqlat {
     fn is_keyed(&self) -> bool {
         self.per_process || self.per_thread || self.per_pidns
     }
 
-    /// The histograms, with the names of processes and threads.
-    fn snapshot(&self, skeleton: &RunqlatSkel<'_>) -> anyhow::Result<Snapshot> {
-        if !self.is_keyed() {
-            let total = skeleton.maps.bss_data.as_deref().map(|bss| bss.total).unwrap_or_default();
-            return Ok(BTreeMap::from([((0, 0, 0), (Hist::new(&total.slots, total.sum_ns), None))]));
-        }
+    /// The histograms since the last call, with the names of processes and threads.
+    fn histograms(&self, turns: &mut Turns<'_>) -> Result<Histograms, Error> {
         let named = self.per_process || self.per_thread;
         let hist = |(key, entry): &(Key, Entry)| {
             let comm = named.then(|| c_bytes(&entry.comm).to_vec());
             ((key.tgid, key.tid, key.pidns), (Hist::new(&entry.hist.slots, entry.hist.sum_ns), comm))
         };
-        Ok(maps::entries(&skeleton.maps.hists)?.iter().map(hist).collect())
+        Ok(turns.take()?.iter().map(hist).collect())
     }
 }
 

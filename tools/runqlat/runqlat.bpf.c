@@ -5,6 +5,7 @@
 #include "hist.bpf.h"
 #include "sched.bpf.h"
 #include "task.bpf.h"
+#include "turns.bpf.h"
 #include "runqlat.h"
 
 const volatile __u64 unit_ns = 1000;
@@ -19,12 +20,7 @@ TASK_VALUES(waits, __u64)
 struct kscope_hist total;
 
 /* User space sets the size (--entries). */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__type(key, struct runqlat_key);
-	__type(value, struct runqlat_value);
-} hists SEC(".maps");
+TURNS(struct runqlat_key, struct runqlat_value, 1)
 
 /* New histograms start from it: they are too big for the stack. */
 static const struct runqlat_value zero;
@@ -52,6 +48,7 @@ static __always_inline __u32 task_pidns(struct task_struct *task)
 	return BPF_CORE_READ(upid.ns, ns.inum);
 }
 
+/* NULL is counted as a loss. */
 static __always_inline struct kscope_hist *find_hist(bool btf, struct task_struct *task)
 {
 	struct task_struct *named = task;
@@ -68,14 +65,9 @@ static __always_inline struct kscope_hist *find_hist(bool btf, struct task_struc
 		named = FIELD(btf, task, group_leader);
 	if (per_pidns)
 		key.pidns = task_pidns(task);
-	value = bpf_map_lookup_elem(&hists, &key);
-	if (!value) {
-		/* Another CPU may be first. */
-		bpf_map_update_elem(&hists, &key, &zero, BPF_NOEXIST);
-		value = bpf_map_lookup_elem(&hists, &key);
-		if (!value)
-			return NULL;
-	}
+	value = turns_value(&key, &zero);
+	if (!value)
+		return NULL;
 	/* Each time: a name may change. */
 	if (per_process || per_thread)
 		bpf_core_read(value->comm, sizeof(value->comm), &named->comm);
@@ -103,8 +95,6 @@ static __always_inline void end(bool btf, struct task_struct *task)
 	hist = find_hist(btf, task);
 	if (hist)
 		hist_add(hist, now - start, unit_ns);
-	else
-		count(LOST_MAP_FULL);
 }
 
 static __always_inline int on_wakeup(bool btf, __u64 *ctx)

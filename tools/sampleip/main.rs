@@ -20,7 +20,9 @@ use kscope::cli::Interval;
 use kscope::cli::Metrics;
 use kscope::command;
 use kscope::escape::c_bytes;
-use kscope::maps;
+use kscope::intervals::Growing;
+use kscope::intervals::Tables;
+use kscope::maps::Turns;
 use kscope::metrics::Exporter;
 use kscope::metrics::Family;
 use kscope::perf;
@@ -83,8 +85,33 @@ struct Sampleip {
     common: Common,
 }
 
-/// Function and module by process and address.
-type Names = HashMap<(u32, u64), (String, String)>;
+/// Process and address; the process is 0 for the kernel's.
+type Address = (u32, u64);
+/// Function and module.
+type Names = HashMap<Address, (String, String)>;
+
+/// How often an address was sampled, first in a thread of this name.
+#[derive(Clone)]
+struct Samples {
+    count: u64,
+    comm: [u8; 16],
+}
+
+impl Samples {
+    fn of(entry: &Entry) -> Self {
+        Self { count: entry.samples, comm: entry.comm }
+    }
+}
+
+impl Growing for Samples {
+    fn since(&self, earlier: &Self) -> Self {
+        Self { count: self.count.saturating_sub(earlier.count), comm: self.comm }
+    }
+
+    fn add(&mut self, later: &Self) {
+        self.count = self.count.saturating_add(later.count);
+    }
+}
 
 impl Trace for Sampleip {
     const NAME: &'static str = "sampleip";
@@ -114,7 +141,7 @@ impl Trace for Sampleip {
             // The tool's own samples are a part of the truth about a CPU.
             rodata.filter.own_tgid = u32::MAX;
         }
-        session::set_max_entries(open.open_object_mut(), "addresses", self.entries)?;
+        session::set_turns_entries(open.open_object_mut(), self.entries)?;
         let taken = Hooks::new().choose(open.open_object_mut(), &Kernel::new()?)?;
         let skeleton = session::load(open)?;
         let sampler = Sampler::open(self.frequency, &cpus)?;
@@ -131,15 +158,20 @@ impl Trace for Sampleip {
         session.banner(&format!("Sampling at {} Hz{time} until Ctrl-C.", self.frequency));
 
         let mut sampled = None;
-        let mut names = HashMap::new();
+        let mut names = Names::new();
+        let maps = &skeleton.maps;
+        let mut turns = Turns::new(&maps.turn, &maps.turn_a, &maps.turn_b);
+        let mut tables = Tables::new(self.entries);
         session.intervals(&Interval { interval: None, count: None }, |out| {
-            let entries = maps::entries::<Key, Entry>(&skeleton.maps.addresses)?;
-            let totals = skeleton.maps.bss_data.as_deref().map(|bss| bss.totals).unwrap_or_default();
+            let entries = turns.take::<Key, Entry>()?;
+            let totals = maps.bss_data.as_deref().map(|bss| bss.totals).unwrap_or_default();
             out.export(|to| self.export(to, &mut names, &entries, &totals));
+            let samples = |(key, entry): &(Key, Entry)| ((key.tgid, key.ip), Samples::of(entry));
+            tables.add(out, entries.iter().map(samples), |samples| samples.count);
             if !out.is_due() {
                 return Ok(());
             }
-            sampled = Some((entries, totals, sampler.expected()?));
+            sampled = Some((tables.next().1, totals, sampler.expected()?));
             Ok(())
         })?;
         if let Some((entries, totals, expected)) = sampled {
@@ -150,7 +182,7 @@ impl Trace for Sampleip {
             summary.missed =
                 expected.filter(|_| self.filter.is_empty()).map(|n| n.saturating_sub(summary.total));
             summary.uncounted = uncounted;
-            let rows = self.rows_of(&entries);
+            let rows = rows_of(entries, self.by_symbol);
             let rows = if self.by_symbol { fold(rows) } else { rows };
             let out = session.out();
             out.table(&self.columns(), &rows)?;
@@ -165,20 +197,27 @@ impl Trace for Sampleip {
 }
 
 impl Sampleip {
-    /// An address keeps the function that it had when it was first seen, also when its process has gone.
+    /// An address that is sampled on and on keeps the function that it had first, also when its process has gone.
     fn export(&self, to: &mut Exporter, names: &mut Names, entries: &[(Key, Entry)], totals: &Totals) {
         for (mode, samples) in [("idle", totals.idle), ("user", totals.user), ("kernel", totals.kernel)] {
             to.total(&SAMPLES, &[("mode", &mode)], samples);
         }
-        let address = |key: &Key| (key.tgid, key.ip);
-        let new = entries.iter().filter(|(key, _)| !names.contains_key(&address(key)));
-        for row in self.rows_of(&new.copied().collect::<Vec<_>>()) {
+        let mut known = std::mem::take(names);
+        let mut new = BTreeMap::new();
+        for (key, entry) in entries {
+            let address = (key.tgid, key.ip);
+            match known.remove(&address) {
+                Some(name) => _ = names.insert(address, name),
+                None => _ = new.insert(address, Samples::of(entry)),
+            }
+        }
+        for row in rows_of(new, false) {
             let name = (row.name.unwrap_or_default(), row.module.unwrap_or_default());
             names.insert((row.process.map_or(0, |(pid, _)| pid), row.address), name);
         }
         for (key, entry) in entries {
-            if let Some((function, module)) = names.get(&address(key)) {
-                to.total(&FUNCTION, &[("function", function), ("module", module)], entry.samples);
+            if let Some((function, module)) = names.get(&(key.tgid, key.ip)) {
+                to.add(&FUNCTION, &[("function", function), ("module", module)], entry.samples);
             }
         }
     }
@@ -189,45 +228,44 @@ impl Sampleip {
         titles.extend(self.user.then_some(["PID", "COMM"]).into_iter().flatten());
         Columns::new(&titles)
     }
+}
 
-    /// The rows, most samples first.
-    fn rows_of(&self, entries: &[(Key, Entry)]) -> Vec<Sampled> {
-        let total: u64 = entries.iter().map(|(_, entry)| entry.samples).sum();
-        // One question to the symboliser for each process: it reads a process's maps once for all.
-        let mut spaces: BTreeMap<Option<u32>, Vec<&(Key, Entry)>> = BTreeMap::new();
-        entries.iter().for_each(|entry| spaces.entry(process(&entry.0)).or_default().push(entry));
-        let mut symbols = Symbols::new();
-        let mut rows = Vec::with_capacity(entries.len());
-        for (process, entries) in spaces {
-            let addresses: Vec<u64> = entries.iter().map(|(key, _)| key.ip).collect();
-            let found = match process {
-                None => symbols.kernel(&addresses),
-                Some(pid) => symbols.process(pid, &addresses),
-            };
-            for ((key, entry), symbol) in entries.into_iter().zip(found) {
-                rows.push(Sampled {
-                    address: key.ip,
-                    name: symbol.name,
-                    module: symbol.module,
-                    offset: symbol.offset,
-                    process: process.map(|pid| (pid, c_bytes(&entry.comm).to_vec())),
-                    samples: entry.samples,
-                    percent: 0.0,
-                    by_symbol: self.by_symbol,
-                });
-            }
-        }
-        rows.sort_by_key(|row| (std::cmp::Reverse(row.samples), row.address));
-        for row in &mut rows {
-            row.percent = row.samples as f64 * 100.0 / total as f64;
-        }
-        rows
+/// The rows, most samples first.
+fn rows_of(sampled: BTreeMap<Address, Samples>, by_symbol: bool) -> Vec<Sampled> {
+    let total: u64 = sampled.values().map(|samples| samples.count).sum();
+    let mut symbols = Symbols::new();
+    let mut rows = Vec::with_capacity(sampled.len());
+    // One question to the symboliser for each process: it reads a process's maps once for all.
+    let mut spaces: BTreeMap<Option<u32>, Vec<(u64, Samples)>> = BTreeMap::new();
+    for (address, samples) in sampled {
+        spaces.entry(process(address)).or_default().push((address.1, samples));
     }
+    for (process, sampled) in spaces {
+        let addresses: Vec<u64> = sampled.iter().map(|(ip, _)| *ip).collect();
+        let found = match process {
+            None => symbols.kernel(&addresses),
+            Some(pid) => symbols.process(pid, &addresses),
+        };
+        for ((address, samples), symbol) in sampled.into_iter().zip(found) {
+            rows.push(Sampled {
+                address,
+                name: symbol.name,
+                module: symbol.module,
+                offset: symbol.offset,
+                process: process.map(|pid| (pid, c_bytes(&samples.comm).to_vec())),
+                samples: samples.count,
+                percent: samples.count as f64 * 100.0 / total as f64,
+                by_symbol,
+            });
+        }
+    }
+    rows.sort_by_key(|row| (std::cmp::Reverse(row.samples), row.address));
+    rows
 }
 
 /// Whose address it is; nobody's, if it is the kernel's, which has the upper half of the address space.
-fn process(key: &Key) -> Option<u32> {
-    (key.ip.cast_signed() >= 0).then_some(key.tgid)
+fn process((tgid, ip): Address) -> Option<u32> {
+    (ip.cast_signed() >= 0).then_some(tgid)
 }
 
 /// One row for each function of each process; what has no name is one row a file, or by itself.

@@ -2,6 +2,7 @@
 #include "kscope.bpf.h"
 #include "counters.bpf.h"
 #include "filter.bpf.h"
+#include "turns.bpf.h"
 #include "sampleip.h"
 
 /* Whether to list addresses of the kernel, of user space, and of the idle task. */
@@ -12,12 +13,7 @@ const volatile bool list_idle;
 struct sampleip_totals totals;
 
 /* User space sets the size (--entries). */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 8192);
-	__type(key, struct sampleip_key);
-	__type(value, struct sampleip_value);
-} addresses SEC(".maps");
+TURNS(struct sampleip_key, struct sampleip_value, 8192)
 
 /* The upper half of the address space is the kernel's, on every architecture that we know. */
 static __always_inline bool is_kernel(__u64 ip)
@@ -29,7 +25,7 @@ SEC("perf_event")
 int sample(struct bpf_perf_event_data *ctx)
 {
 	struct sampleip_key key = {.ip = PT_REGS_IP(&ctx->regs)};
-	struct sampleip_value first = {.samples = 1}, *value;
+	struct sampleip_value first = {}, *value;
 	bool kernel = is_kernel(key.ip);
 
 	if (!filter_current())
@@ -50,17 +46,9 @@ int sample(struct bpf_perf_event_data *ctx)
 	if (!kernel)
 		key.tgid = current_pids() >> 32;
 
-	value = bpf_map_lookup_elem(&addresses, &key);
-	if (!value) {
-		bpf_get_current_comm(first.comm, sizeof(first.comm));
-		if (!bpf_map_update_elem(&addresses, &key, &first, BPF_NOEXIST))
-			return 0;
-		/* Another CPU was first, or the map is full. */
-		value = bpf_map_lookup_elem(&addresses, &key);
-	}
+	bpf_get_current_comm(first.comm, sizeof(first.comm));
+	value = turns_value(&key, &first);
 	if (value)
 		__sync_fetch_and_add(&value->samples, 1);
-	else
-		count(LOST_MAP_FULL);
 	return 0;
 }

@@ -21,7 +21,9 @@ use kscope::cli::Metrics;
 use kscope::escape::c_bytes;
 use kscope::hooks::Taken;
 use kscope::intervals::Intervals;
+use kscope::intervals::Tables;
 use kscope::maps;
+use kscope::maps::Turns;
 use kscope::names;
 use kscope::out;
 use kscope::row::RowInfo;
@@ -40,18 +42,22 @@ use row::Counted;
 mod row;
 
 kscope::skeleton!("syscount");
-use types::syscount_call as Call;
 use types::syscount_count as Count;
-use types::syscount_process as Process;
-use types::syscount_process_key as ProcessKey;
+use types::syscount_key as Key;
+use types::syscount_value as Entry;
 
-kscope::records!(Call: 8, Count: 24, Process: 40, ProcessKey: 8);
+kscope::records!(Count: 24, Entry: 40, Key: 8);
 kscope::growing!(Count: count, errors, total_ns);
 
 kscope::tool!(Syscount);
 
 /// SYSCOUNT_NUMBERS of syscount.h.
 const NUMBERS: i32 = 512;
+/// SYSCOUNT_CALLS and SYSCOUNT_URING of syscount.h.
+const CALLS_OF: u32 = 16;
+const URING_OF: u32 = 17;
+/// How many different calls there may be in a summary, with those that have no slot.
+const CALLS_MAX: u32 = 4096;
 /// Rows of a table, where nobody says how many.
 const TOP: u32 = 10;
 
@@ -130,7 +136,7 @@ impl Trace for Syscount {
             rodata.uring_complete_has_cqe = kernel.tracepoint_arg_is_pointer("io_uring_complete", 2);
         }
         if self.per_process {
-            session::set_max_entries(open.open_object_mut(), "processes", self.entries)?;
+            session::set_turns_entries(open.open_object_mut(), self.entries)?;
         }
         let names = Names::new(&kernel);
         drop(kernel);
@@ -140,17 +146,26 @@ impl Trace for Syscount {
         session.banner("Tracing system calls, until Ctrl-C.");
 
         let columns = self.columns();
-        let (mut intervals, mut exported) = (Intervals::new(), Intervals::new());
+        let maps = &skeleton.maps;
+        let mut turns = Turns::new(&maps.turn, &maps.turn_a, &maps.turn_b);
+        let mut slots = Intervals::new();
+        let mut tables = Tables::new(if self.per_process { self.entries } else { CALLS_MAX });
         session.intervals(&self.interval, |out| {
-            let now = self.snapshot(&skeleton)?;
-            // What is new, as the name that it goes to may be: not the totals, which an old name would keep.
+            let mut new: Vec<_> = turns.take()?.iter().map(counted).collect();
+            if !self.per_process {
+                let (_, added) = slots.next(snapshot(&skeleton)?);
+                new.extend(added.into_iter().map(|(request, count)| (*request, count)));
+            }
+            new.retain(|(_, (count, _))| count.count > 0);
             out.export(|to| {
-                self.rows_of(exported.next(now.clone()), &names).iter().for_each(|row| row.export(to))
+                self.rows_of(0.0, new.clone(), &names).iter().for_each(|row| row.export(to));
             });
+            tables.add(out, new, |(count, _)| count.count);
             if !out.is_due() {
                 return Ok(());
             }
-            let mut rows = self.rows_of(intervals.next(now), &names);
+            let (interval_s, table) = tables.next();
+            let mut rows = self.rows_of(interval_s, table, &names);
             rows.sort_by_key(|row| Reverse((row.total_ns, row.count)));
             let all = if out.is_json() { u32::MAX } else { TOP };
             rows.truncate(self.top.unwrap_or(all) as usize);
@@ -166,8 +181,27 @@ impl Trace for Syscount {
     }
 }
 
-type Added<'a> = Vec<(&'a Request, (Count, Option<Vec<u8>>))>;
-type Snapshot = BTreeMap<Request, (Count, Option<Vec<u8>>)>;
+/// What was counted, with a process's name.
+type Counts = (Count, Option<Vec<u8>>);
+
+/// An entry of the map whose keys come and go.
+fn counted((key, entry): &(Key, Entry)) -> (Request, Counts) {
+    let comm = || Some(c_bytes(&entry.comm).to_vec());
+    match key.kind {
+        CALLS_OF => (Request::CallsOf(key.id), (entry.count, comm())),
+        URING_OF => (Request::UringOf(key.id), (entry.count, comm())),
+        abi => (Request::Call(Abi::of(abi), key.id.cast_signed()), (entry.count, None)),
+    }
+}
+
+/// All counts that have a slot.
+fn snapshot(skeleton: &SyscountSkel<'_>) -> Result<BTreeMap<Request, Counts>, Error> {
+    let slots = (0..2).flat_map(|abi| (0..NUMBERS).map(move |nr| Request::Call(Abi::of(abi), nr)));
+    let calls = slots.zip(maps::percpu_sums(&skeleton.maps.calls, Count::plus)?);
+    let uring_ops = maps::percpu_sums(&skeleton.maps.uring_ops, Count::plus)?;
+    let all = calls.chain((0..=u8::MAX).map(Request::Uring).zip(uring_ops));
+    Ok(all.map(|(request, count)| (request, (count, None))).collect())
+}
 
 impl Syscount {
     fn counts_errors_alone(&self) -> bool {
@@ -195,21 +229,25 @@ impl Syscount {
             .choose(object, kernel)
     }
 
-    fn rows_of(&self, (interval_s, added): (f64, Added<'_>), names: &Names) -> Vec<Counted> {
+    fn rows_of(
+        &self,
+        interval_s: f64,
+        added: impl IntoIterator<Item = (Request, Counts)>,
+        names: &Names,
+    ) -> Vec<Counted> {
         let time = Wall::now();
-        let added = added.into_iter().filter(|(_, (count, _))| count.count > 0);
-        let row = |(request, (count, comm)): (&Request, (Count, _))| Counted {
+        let row = |(request, (count, comm)): (Request, Counts)| Counted {
             time,
             interval_s,
-            request: *request,
-            name: names.name(*request),
-            shown: names.shown(*request),
+            request,
+            name: names.name(request),
+            shown: names.shown(request),
             comm,
             count: count.count,
             errors: (!self.counts_errors_alone()).then_some(count.errors),
             total_ns: self.latency.then_some(count.total_ns),
         };
-        added.map(row).collect()
+        added.into_iter().map(row).collect()
     }
 
     fn columns(&self) -> Columns<Counted> {
@@ -222,24 +260,5 @@ impl Syscount {
             (false, _) => (),
         }
         Columns::new(&titles)
-    }
-
-    /// All counts, with the names of processes.
-    fn snapshot(&self, skeleton: &SyscountSkel<'_>) -> anyhow::Result<Snapshot> {
-        if self.per_process {
-            let entries = maps::entries::<ProcessKey, Process>(&skeleton.maps.processes)?;
-            let process = |(key, process): &(ProcessKey, Process)| {
-                let request = if key.uring == 0 { Request::CallsOf } else { Request::UringOf };
-                (request(key.tgid), (process.count, Some(c_bytes(&process.comm).to_vec())))
-            };
-            return Ok(entries.iter().map(process).collect());
-        }
-        let slots = (0..2).flat_map(|abi| (0..NUMBERS).map(move |nr| Request::Call(Abi::of(abi), nr)));
-        let calls = slots.zip(maps::percpu_sums(&skeleton.maps.calls, Count::plus)?);
-        let others = maps::entries::<Call, Count>(&skeleton.maps.other_calls)?;
-        let others = others.into_iter().map(|(call, n)| (Request::Call(Abi::of(call.abi), call.nr), n));
-        let uring_ops = maps::percpu_sums(&skeleton.maps.uring_ops, Count::plus)?;
-        let all = calls.chain(others).chain((0..=u8::MAX).map(Request::Uring).zip(uring_ops));
-        Ok(all.map(|(request, count)| (request, (count, None))).collect())
     }
 }

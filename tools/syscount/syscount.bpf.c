@@ -4,12 +4,13 @@
 #include "filter.bpf.h"
 #include "syscall.bpf.h"
 #include "task.bpf.h"
+#include "turns.bpf.h"
 #include "syscount.h"
 
 #define ERRNO_MAX 4095
 #define OTHERS_MAX 1024
 #define URING_OPS 256
-#define URING_IN_FLIGHT_MAX 4096
+#define URING_IN_FLIGHT_MAX 16384
 
 const volatile bool per_process;
 const volatile bool latency;
@@ -38,42 +39,32 @@ struct {
 } calls SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, OTHERS_MAX);
-	__type(key, struct syscount_call);
-	__type(value, struct syscount_count);
-} other_calls SEC(".maps");
-
-struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, URING_OPS);
 	__type(key, __u32);
 	__type(value, struct syscount_count);
 } uring_ops SEC(".maps");
 
-/* User space sets the size (--entries). */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__type(key, struct syscount_process_key);
-	__type(value, struct syscount_process);
-} processes SEC(".maps");
+/* Processes, of which user space sets the number (--entries); or calls that have no slot. */
+TURNS(struct syscount_key, struct syscount_value, OTHERS_MAX)
 
-/* When the operations of io_uring that are to complete were submitted. */
+/*
+ * When the operations of io_uring that are to complete were submitted. Some never do so visibly:
+ * the oldest make room, and one that completes after that is dropped and counted.
+ */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, URING_IN_FLIGHT_MAX);
 	__type(key, __u64);
 	__type(value, __u64);
 } uring_starts SEC(".maps");
 
-/* own: the sum is this CPU's, and nothing that adds to it interrupts this. */
+/* Without a sum, the loss is counted. own: it is this CPU's, and nothing that adds to it interrupts
+ * this. */
 static __always_inline void add(struct syscount_count *sum, bool own, bool failed, __u64 ns)
 {
-	if (!sum) {
-		count(LOST_MAP_FULL);
+	if (!sum)
 		return;
-	}
 	if (own) {
 		sum->count++;
 		if (failed)
@@ -92,29 +83,23 @@ static __always_inline void add(struct syscount_count *sum, bool own, bool faile
 static __always_inline struct syscount_count *find_process(struct task_struct *task, bool uring,
 							   bool renamed)
 {
-	struct syscount_process_key key = {.uring = uring};
-	struct syscount_process zero = {}, *process;
+	struct syscount_key key = {.kind = uring ? SYSCOUNT_URING : SYSCOUNT_CALLS};
+	struct syscount_value zero = {}, *process;
 
-	key.tgid = (uring ? task_pids(false, task) : current_pids()) >> 32;
-	process = bpf_map_lookup_elem(&processes, &key);
-	if (process && !renamed)
-		return &process->count;
-	if (!process) {
-		/* Another CPU may be first. */
-		bpf_map_update_elem(&processes, &key, &zero, BPF_NOEXIST);
-		process = bpf_map_lookup_elem(&processes, &key);
-		if (!process)
-			return NULL;
-	}
-	BPF_CORE_READ_INTO(&process->comm, task, group_leader, comm);
+	key.id = (uring ? task_pids(false, task) : current_pids()) >> 32;
+	process = turns_value(&key, &zero);
+	if (!process)
+		return NULL;
+	if (renamed || !process->comm[0])
+		BPF_CORE_READ_INTO(&process->comm, task, group_leader, comm);
 	return &process->count;
 }
 
 /* Calls begin and end outside of interrupts, and nothing preempts this. */
 static __always_inline void count_number(__s32 nr, __u32 abi, bool failed, __u64 ns)
 {
-	struct syscount_call key = {.nr = nr, .abi = abi};
-	struct syscount_count zero = {}, *sum;
+	struct syscount_key key = {.id = nr, .kind = abi};
+	struct syscount_value zero = {}, *other;
 
 	if (abi != SYSCOUNT_X32 && (__u32)nr < SYSCOUNT_NUMBERS) {
 		__u32 slot = nr + (abi == SYSCOUNT_COMPAT ? SYSCOUNT_NUMBERS : 0);
@@ -122,12 +107,9 @@ static __always_inline void count_number(__s32 nr, __u32 abi, bool failed, __u64
 		add(bpf_map_lookup_elem(&calls, &slot), true, failed, ns);
 		return;
 	}
-	sum = bpf_map_lookup_elem(&other_calls, &key);
-	if (!sum) {
-		bpf_map_update_elem(&other_calls, &key, &zero, BPF_NOEXIST);
-		sum = bpf_map_lookup_elem(&other_calls, &key);
-	}
-	add(sum, false, failed, ns);
+	other = turns_value(&key, &zero);
+	if (other)
+		add(&other->count, false, failed, ns);
 }
 
 static __always_inline void count_call(__s32 nr, __u32 abi, bool renamed, bool failed, __u64 ns)
@@ -313,22 +295,26 @@ static __always_inline int on_uring_complete(struct io_kiocb *req, int res)
 {
 	struct task_struct *task;
 	__u64 key = (__u64)req, *start, ns = 0;
-	bool failed;
+	bool failed, is_wanted;
 
 	/* An operation that completes many times: this is not its end. */
 	if (!req)
 		return 0;
 	task = uring_task(req);
-	if (!wanted(res, &failed) || !filter_task(false, task))
+	is_wanted = wanted(res, &failed) && filter_task(false, task);
+	if (!latency && !is_wanted)
 		return 0;
 	if (latency) {
 		start = bpf_map_lookup_elem(&uring_starts, &key);
 		if (!start) {
-			count(DROPPED_UNKNOWN_START);
+			if (is_wanted)
+				count(DROPPED_UNKNOWN_START);
 			return 0;
 		}
 		ns = bpf_ktime_get_ns() - *start;
 		bpf_map_delete_elem(&uring_starts, &key);
+		if (!is_wanted)
+			return 0;
 		if ((__s64)ns < 0) {
 			count(DROPPED_NEGATIVE_TIME);
 			return 0;

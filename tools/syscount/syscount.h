@@ -17,25 +17,25 @@ struct syscount_count {
 	__u64 total_ns;
 };
 
-/* A call that has no slot of its own. */
-struct syscount_call {
-	__s32 nr;
-	__u32 abi;
+/* What is counted by process. */
+enum syscount_process {
+	SYSCOUNT_CALLS = 16,
+	SYSCOUNT_URING,
 };
 
-struct syscount_process_key {
-	__u32 tgid;
-	__u32 uring; /* 1: operations of io_uring */
+/* Calls that have no slot of their own, by number and ABI; and processes. */
+struct syscount_key {
+	__u32 id;
+	__u32 kind; /* enum syscount_abi, or enum syscount_process */
 };
 
-struct syscount_process {
+struct syscount_value {
 	struct syscount_count count;
 	__u8 comm[16]; /* of the process, not of the thread */
 };
 
 _Static_assert(sizeof(struct syscount_count) == 24, "size of syscount_count");
-_Static_assert(sizeof(struct syscount_call) == 8, "size of syscount_call");
-_Static_assert(sizeof(struct syscount_process_key) == 8, "size of syscount_process_key");
-_Static_assert(sizeof(struct syscount_process) == 40, "size of syscount_process");
+_Static_assert(sizeof(struct syscount_key) == 8, "size of syscount_key");
+_Static_assert(sizeof(struct syscount_value) == 40, "size of syscount_value");
 
 #endif

@@ -1,21 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! GET /metrics over HTTP/1.1, on threads of its own: a few connections at a time, each with one request, of
-//! bounded size and time.
+//! GET /metrics over HTTP/1.1, on a thread of its own that waits for nobody: some connections at a time, each with
+//! one request, of bounded size and time. The oldest make room for a new one.
 
 use std::io;
 use std::io::Read as _;
 use std::io::Write as _;
+use std::net::IpAddr;
+use std::net::Ipv6Addr;
 use std::net::Shutdown;
 use std::net::TcpListener;
 use std::net::TcpStream;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
-use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::poll::PollTimeout;
+use nix::poll::poll;
 use nix::sys::eventfd::EfdFlags;
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::SigSet;
@@ -24,34 +30,40 @@ use super::text;
 use crate::Error;
 use crate::say;
 
-/// Connections that are served at a time; more wait in the kernel's queue.
-const THREADS: usize = 4;
 const STACK: usize = 256 << 10;
+/// Connections at a time, and of one host.
+const CONNECTIONS: usize = 128;
+const CONNECTIONS_OF_HOST: usize = 64;
 const REQUEST_MAX: usize = 8 << 10;
 const HEADERS_MAX: usize = 64;
-/// For a client to send its request, and to take the answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Numbers that are no older are good enough: a scraper more often costs nothing.
-const FRESH: Duration = Duration::from_secs(1);
+/// For a client to send its request.
+const REQUEST: Duration = Duration::from_secs(5);
 /// How long a scrape waits for new numbers, before it gets the last ones.
 const NEWS: Duration = Duration::from_secs(5);
+/// For a client to take the answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Numbers that are no older are good enough: a scraper more often costs nothing.
+const FRESH: Duration = Duration::from_secs(1);
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The server, as the tool sees it. Its threads end with the process.
+/// The server, as the tool sees it. Its thread ends with the process.
 pub(super) struct Server(Arc<Shared>);
 
 struct Shared {
     tool: &'static str,
     published: Mutex<Published>,
-    changed: Condvar,
-    wake: EventFd,
+    /// Wakes the tool.
+    wanted: EventFd,
+    /// Wakes the thread.
+    news: EventFd,
 }
 
 #[derive(Default)]
 struct Published {
     text: Arc<str>,
+    classic: Option<Arc<str>>,
     taken: Option<Instant>,
     /// Whether asking brings new numbers.
     on_demand: bool,
@@ -62,18 +74,20 @@ impl Server {
     /// Serve on this socket.
     pub fn start(tool: &'static str, listener: TcpListener) -> Result<Self, Error> {
         let what = |error| Error::System { what: "serving metrics".into(), error };
-        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
-        let wake = wake.map_err(Error::system("serving metrics"))?;
-        let shared = Arc::new(Shared { tool, published: Mutex::default(), changed: Condvar::new(), wake });
+        let event = || {
+            let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+            event.map_err(Error::system("serving metrics"))
+        };
+        let shared = Shared { tool, published: Mutex::default(), wanted: event()?, news: event()? };
+        let shared = Arc::new(shared);
         let address = listener.local_addr().map_err(what)?;
+        listener.set_nonblocking(true).map_err(what)?;
         // Signals are for the tool's own thread, whose wait they end.
         let mask = SigSet::all().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK);
         let mask = mask.map_err(Error::system("serving metrics"))?;
-        let started = (0..THREADS).try_for_each(|_| {
-            let (listener, shared) = (listener.try_clone()?, Arc::clone(&shared));
-            let thread = thread::Builder::new().name("metrics".into()).stack_size(STACK);
-            thread.spawn(move || shared.serve(&listener)).map(drop)
-        });
+        let thread = thread::Builder::new().name("metrics".into()).stack_size(STACK);
+        let own = Arc::clone(&shared);
+        let started = thread.spawn(move || own.serve(&listener));
         mask.thread_set_mask().map_err(Error::system("serving metrics"))?;
         started.map_err(what)?;
         say(&format!("{tool}: metrics at http://{address}/metrics"));
@@ -82,7 +96,7 @@ impl Server {
 
     /// What wakes the tool when numbers are wanted.
     pub fn wake(&self) -> &EventFd {
-        &self.0.wake
+        &self.0.wanted
     }
 
     /// Whether a scrape waits for new numbers.
@@ -99,8 +113,18 @@ impl Server {
     /// Hand out this text from now on.
     pub fn publish(&self, text: String) {
         let mut published = self.0.lock();
-        (published.text, published.taken, published.wanted) = (text.into(), Some(Instant::now()), false);
-        self.0.changed.notify_all();
+        (published.text, published.classic) = (text.into(), None);
+        (published.taken, published.wanted) = (Some(Instant::now()), false);
+        // Full it can't be, as nobody adds but 1.
+        _ = self.0.news.write(1);
+    }
+}
+
+/// Whom connections are counted for: of IPv6, the network that a host has.
+fn host(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
     }
 }
 
@@ -109,56 +133,209 @@ impl Shared {
         self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The present text, once it is new enough.
-    fn text(&self) -> Arc<str> {
+    /// See to it that there is a text that is new enough.
+    fn ask(&self) {
         let mut published = self.lock();
         if published.on_demand && published.taken.is_none_or(|taken| taken.elapsed() > FRESH) {
             published.wanted = true;
             // Full it can't be, as nobody adds but 1; the tool looks once a second anyway.
-            _ = self.wake.write(1);
+            _ = self.wanted.write(1);
         }
-        // The first text comes soon after the threads.
-        let is_missing = |published: &mut Published| published.wanted || published.text.is_empty();
-        let waited = self.changed.wait_timeout_while(published, NEWS, is_missing);
-        let published = waited.unwrap_or_else(PoisonError::into_inner).0;
-        Arc::clone(&published.text)
+    }
+
+    /// The text in this form; nothing while a new one is waited for, unless the `latest` is good enough.
+    fn text(&self, open: bool, latest: bool) -> Option<Arc<str>> {
+        let mut published = self.lock();
+        // The first text comes soon after the thread.
+        if !latest && (published.wanted || published.text.is_empty()) {
+            return None;
+        }
+        if open {
+            return Some(Arc::clone(&published.text));
+        }
+        let text = Arc::clone(&published.text);
+        Some(Arc::clone(published.classic.get_or_insert_with(|| text::classic(&text).into())))
     }
 
     fn serve(&self, listener: &TcpListener) {
+        let mut connections: Vec<Connection> = Vec::new();
+        let mut accept_at = Instant::now();
         loop {
-            match listener.accept() {
-                // A client that goes away or sends nonsense is no concern of the tool.
-                Ok((stream, _)) => _ = self.answer(&stream),
-                // No descriptors left, most likely: wait for better times.
-                Err(_) => thread::sleep(FRESH),
+            let now = Instant::now();
+            let ends = connections.iter().map(|connection| connection.deadline);
+            let next = ends.chain((accept_at > now).then_some(accept_at)).min();
+            let timeout = next.map_or(PollTimeout::NONE, |next| {
+                let ms = next.saturating_duration_since(now).as_micros().div_ceil(1000);
+                PollTimeout::from(u16::try_from(ms).unwrap_or(u16::MAX))
+            });
+            let accepts = if accept_at > now { PollFlags::empty() } else { PollFlags::POLLIN };
+            let mut fds = vec![
+                PollFd::new(listener.as_fd(), accepts),
+                PollFd::new(self.news.as_fd(), PollFlags::POLLIN),
+            ];
+            fds.extend(connections.iter().map(Connection::awaited));
+            if poll(&mut fds, timeout).is_err() {
+                // Of memory there is none, most likely: wait for better times.
+                thread::sleep(FRESH);
+            }
+            let came = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::empty());
+            let (is_new, is_news) = (!came(&fds[0]).is_empty(), !came(&fds[1]).is_empty());
+            let came: Vec<PollFlags> = fds[2..].iter().map(came).collect();
+            drop(fds);
+            if is_news {
+                // Nothing is read where another round has been quicker.
+                _ = self.news.read();
+            }
+            let mut came = came.into_iter();
+            // A client that goes away or sends nonsense is no concern of the tool.
+            connections.retain_mut(|connection| {
+                came.next().is_some_and(|came| connection.go_on(self, came).unwrap_or(false))
+            });
+            if is_new && let Err(error) = accept(listener, &mut connections)
+                && error.kind() != io::ErrorKind::WouldBlock
+            {
+                // No descriptors left, most likely.
+                accept_at = Instant::now() + FRESH;
             }
         }
     }
+}
 
-    fn answer(&self, mut stream: &TcpStream) -> io::Result<()> {
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let request = Request::read(stream)?;
-        let (status, kind, text) = match &request {
-            Request::Bad(status) => (*status, CLASSIC, String::new()),
-            Request::Get { path, accept, .. } => match path.as_str() {
-                "/metrics" if prefers_open_metrics(accept) => {
-                    ("200 OK", OPEN_METRICS, self.text().to_string())
-                }
-                "/metrics" => ("200 OK", CLASSIC, text::classic(&self.text())),
-                "/" => ("200 OK", CLASSIC, format!("{}: see /metrics\n", self.tool)),
-                _ => ("404 Not Found", CLASSIC, String::new()),
-            },
+/// Take who waits, as many as there may be at a time.
+fn accept(listener: &TcpListener, connections: &mut Vec<Connection>) -> io::Result<()> {
+    for _ in 0..CONNECTIONS_OF_HOST {
+        let (stream, address) = listener.accept()?;
+        stream.set_nonblocking(true)?;
+        let host = host(address.ip());
+        let of = |host: IpAddr| connections.iter().filter(move |other| other.host == host).count();
+        // Who has most makes room.
+        let crowd = if of(host) >= CONNECTIONS_OF_HOST {
+            Some(host)
+        } else if connections.len() >= CONNECTIONS {
+            connections.iter().map(|connection| connection.host).max_by_key(|host| of(*host))
+        } else {
+            None
         };
-        let allow = if status.starts_with("405") { "Allow: GET, HEAD\r\n" } else { "" };
-        let head = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n{allow}Connection: close\r\n\r\n",
-            text.len()
-        );
-        stream.write_all(head.as_bytes())?;
-        if !matches!(request, Request::Get { head: true, .. }) {
-            stream.write_all(text.as_bytes())?;
+        if let Some(oldest) = crowd.and_then(|crowd| connections.iter().position(|c| c.host == crowd)) {
+            connections.remove(oldest);
         }
-        stream.shutdown(Shutdown::Write)
+        let deadline = Instant::now() + REQUEST;
+        connections.push(Connection { stream, host, deadline, state: State::Reading(Vec::new()) });
+    }
+    Ok(())
+}
+
+/// A client; the oldest come first.
+struct Connection {
+    stream: TcpStream,
+    host: IpAddr,
+    /// When its state must have ended.
+    deadline: Instant,
+    state: State,
+}
+
+enum State {
+    Reading(Vec<u8>),
+    /// For new numbers, in this form.
+    Waiting {
+        open: bool,
+        head: bool,
+    },
+    Writing {
+        head: Vec<u8>,
+        body: Arc<str>,
+        sent: usize,
+    },
+}
+
+impl Connection {
+    fn awaited(&self) -> PollFd<'_> {
+        let events = match self.state {
+            State::Reading(_) => PollFlags::POLLIN,
+            State::Waiting { .. } => PollFlags::empty(),
+            State::Writing { .. } => PollFlags::POLLOUT,
+        };
+        PollFd::new(self.stream.as_fd(), events)
+    }
+
+    /// Do what can be done now: whether there is more to do later.
+    fn go_on(&mut self, shared: &Shared, came: PollFlags) -> io::Result<bool> {
+        let is_late = Instant::now() >= self.deadline;
+        match &mut self.state {
+            State::Reading(bytes) => {
+                let request = if came.is_empty() { None } else { Request::read(&self.stream, bytes)? };
+                match request {
+                    Some(request) => self.answer(shared, &request),
+                    None if is_late => self.answer(shared, &Request::Bad("408 Request Timeout")),
+                    None => return Ok(true),
+                }
+            }
+            State::Waiting { .. } if !came.is_empty() => return Ok(false),
+            State::Waiting { open, head } => {
+                let (open, head) = (*open, *head);
+                let Some(text) = shared.text(open, is_late) else { return Ok(true) };
+                self.write("200 OK", if open { OPEN_METRICS } else { CLASSIC }, text, head);
+            }
+            State::Writing { .. } if is_late => return Ok(false),
+            State::Writing { .. } => (),
+        }
+        self.send()
+    }
+
+    fn answer(&mut self, shared: &Shared, request: &Request) {
+        let (path, accept, head) = match request {
+            Request::Bad(status) => return self.write(status, CLASSIC, "".into(), false),
+            Request::Get { path, accept, head } => (path.as_str(), accept, *head),
+        };
+        match path {
+            "/metrics" => {
+                shared.ask();
+                let open = prefers_open_metrics(accept);
+                match shared.text(open, false) {
+                    Some(text) => self.write("200 OK", if open { OPEN_METRICS } else { CLASSIC }, text, head),
+                    None => {
+                        self.deadline = Instant::now() + NEWS;
+                        self.state = State::Waiting { open, head };
+                    }
+                }
+            }
+            "/" => {
+                let text = format!("{}: see /metrics\n", shared.tool);
+                self.write("200 OK", CLASSIC, text.into(), head);
+            }
+            _ => self.write("404 Not Found", CLASSIC, "".into(), head),
+        }
+    }
+
+    fn write(&mut self, status: &str, kind: &str, text: Arc<str>, head: bool) {
+        let allow = if status.starts_with("405") { "Allow: GET, HEAD\r\n" } else { "" };
+        let length = text.len();
+        let top = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n{allow}Connection: close\r\n\r\n"
+        );
+        let body = if head { "".into() } else { text };
+        self.deadline = Instant::now() + ANSWER;
+        self.state = State::Writing { head: top.into(), body, sent: 0 };
+    }
+
+    /// Send what the client takes of the answer.
+    fn send(&mut self) -> io::Result<bool> {
+        let State::Writing { head, body, sent } = &mut self.state else { return Ok(true) };
+        loop {
+            let rest = match head.get(*sent..) {
+                Some(rest) if !rest.is_empty() => rest,
+                _ => body.as_bytes().get(*sent - head.len()..).unwrap_or_default(),
+            };
+            if rest.is_empty() {
+                return self.stream.shutdown(Shutdown::Write).map(|()| false);
+            }
+            match self.stream.write(rest) {
+                Ok(length) => *sent += length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -173,29 +350,31 @@ enum Request {
 }
 
 impl Request {
-    fn read(mut stream: &TcpStream) -> io::Result<Self> {
-        let end = Instant::now() + PATIENCE;
-        let mut bytes = Vec::new();
+    /// Read what has come; the request, once it is there up to its end.
+    fn read(mut stream: &TcpStream, bytes: &mut Vec<u8>) -> io::Result<Option<Self>> {
         let mut chunk = [0; 1024];
         loop {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(Self::Bad("408 Request Timeout"));
-            }
-            stream.set_read_timeout(Some(left))?;
             let length = match stream.read(&mut chunk) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) => return Err(error),
             };
+            // An end that is cut in two is found by the bytes before.
+            let seen = bytes.len().saturating_sub(2);
+            let is_first = bytes.is_empty();
             bytes.extend_from_slice(&chunk[..length]);
-            if let Some(request) = Self::parse(&bytes) {
-                return Ok(request);
+            let new = &bytes[seen..];
+            let may_end = new.windows(2).any(|w| w == b"\n\n") || new.windows(3).any(|w| w == b"\n\r\n");
+            // Not each time: a client may send byte by byte.
+            if (is_first || may_end)
+                && let Some(request) = Self::parse(bytes)
+            {
+                return Ok(Some(request));
             }
             if bytes.len() > REQUEST_MAX {
-                return Ok(Self::Bad("431 Request Header Fields Too Large"));
+                return Ok(Some(Self::Bad("431 Request Header Fields Too Large")));
             }
         }
     }
