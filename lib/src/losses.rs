@@ -192,8 +192,7 @@ impl Losses {
         let thread = thread::Builder::new().name("losses".into()).stack_size(STACK);
         let thread = thread.spawn(move || shared.report(&end));
         mask.thread_set_mask().map_err(error())?;
-        let thread =
-            thread.map_err(|error| Error::System { what: "starting a thread".into(), error })?;
+        let thread = thread.map_err(|error| Error::System { what: "starting a thread".into(), error })?;
         let (told, next) = (BTreeMap::new(), Instant::now() + REPORT);
         Ok(Self { sources, programs, told, next, reporter: Some((sender, thread)) })
     }

@@ -343,7 +343,9 @@ impl Exporter {
             Some(error) if !had_failed && self.has_started => {
                 say(&format!("{}: {}; it is tried again", self.tool, textfile::named(path, error)));
             }
-            None if had_failed => say(&format!("{}: --textfile {} is written again", self.tool, path.display())),
+            None if had_failed => {
+                say(&format!("{}: --textfile {} is written again", self.tool, path.display()))
+            }
             _ => (),
         }
     }

@@ -7,10 +7,16 @@ use std::io;
 use std::io::Seek as _;
 use std::io::SeekFrom;
 use std::io::Write as _;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::poll::PollTimeout;
+use nix::poll::poll;
 
 use crate::Error;
 use crate::say;
@@ -113,7 +119,10 @@ impl Sink {
             Err(error) if is_full(&error) => {
                 if !self.is_full {
                     let error = Error::Output(error);
-                    say(&format!("{}: {error}; it is tried again, and what finds no room is lost", self.tool));
+                    say(&format!(
+                        "{}: {error}; it is tried again, and what finds no room is lost",
+                        self.tool
+                    ));
                 }
                 self.is_full = true;
             }
@@ -152,6 +161,11 @@ impl Sink {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(length) => *written += length,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                // Somebody who has the pipe too does not want to wait for it.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // A signal ends it, as anything else does: the next write tells.
+                    _ = poll(&mut [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE);
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -245,7 +245,8 @@ fn a_full_disk_keeps_the_textfile_and_ends_nothing() {
     let disk = Mounted::tmpfs_of(64 << 10);
     let (file, filler) = (disk.path().join("a.prom"), disk.path().join("filler"));
     let mut tracer = Run::new("runqlat").args(["--textfile", file.to_str().unwrap(), "0.1"]).json();
-    let fill = || fs::OpenOptions::new().append(true).create(true).open(&filler).unwrap().write_all(&[0; 512]);
+    let fill =
+        || fs::OpenOptions::new().append(true).create(true).open(&filler).unwrap().write_all(&[0; 512]);
     wait_until("the failure to be said", || {
         while fill().is_ok() {}
         tracer.stderr().contains("No space left on device").then_some(())

@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 use caps::Capability;
 use kscope_tests::burn::{Burner, assert_share, cpus, last_cpu, workload_has_symbols};
 use kscope_tests::bytes::bytes_of;
-use kscope_tests::say_untested;
 use kscope_tests::scale::{is_slow, times};
 use kscope_tests::setting::Setting;
 use kscope_tests::table::Table;
-use kscope_tests::{Ended, Finished, Run, Who, Workload};
+use kscope_tests::{Ended, Finished, Run, Who, Workload, metrics, say_untested, wait_until};
 use serde_json::Value;
 
 const MAX_SAMPLE_RATE: &str = "/proc/sys/kernel/perf_event_max_sample_rate";
@@ -347,6 +346,37 @@ fn without_room_samples_are_uncounted() {
         assert_eq!(samples.rows.len(), entries, "{}", samples.summary);
         assert!(finished.stderr.contains("events lost"), "{}", finished.stderr);
     }
+}
+
+#[test]
+fn processes_that_have_ended_make_room() {
+    let _settings = settings_stay();
+    let args =
+        ["--user", "--entries", "100", "-F", "499", "--comm", "workload", "--metrics-listen=127.0.0.1:0"];
+    let tracer = sampleip(&args).json();
+    let address = metrics::address(&tracer);
+    let mut before = 0.0;
+    // Each process has addresses of its own.
+    for _ in 0..8 {
+        let mut burner = Burner::for_cpu_seconds("burn", "0.1");
+        burner.go();
+        burner.wait();
+        before = wait_until("all samples by function", || {
+            let samples = metrics::parse(&metrics::get(&address, "").1);
+            let user = samples.get("kscope_sampleip_samples_total{mode=\"user\"}").copied()?;
+            let functions = metrics::sum(&samples, "kscope_sampleip_function_samples_total");
+            (user > before && user == functions).then_some(user)
+        });
+    }
+    let finished = tracer.stop();
+    finished.check();
+    // The summary has room for so many alone, which is told.
+    let causes = finished.footer["lost_by_cause"].as_object().unwrap();
+    assert!(causes.keys().all(|cause| cause == "summary_full"), "{finished:?}");
+    let rows = finished.events().filter(|row| row["type"] == "row");
+    let shown: u64 = rows.map(|row| row["samples"].as_u64().unwrap()).sum();
+    let user = finished.events().find(|row| row["type"] == "summary").unwrap()["user"].as_u64().unwrap();
+    assert_eq!(shown + finished.count("lost"), user, "{finished:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 #define CHECKS_MAX 4096
 #define SEEN_MAX 16384
+#define EEXIST 17
 
 const volatile __u32 unique; /* enum capable_unique */
 const volatile bool want_cgroup;
@@ -72,7 +73,8 @@ static __always_inline bool is_new(const struct capable_event *event)
 	}
 	if (bpf_map_lookup_elem(&seen, &key))
 		return false;
-	return !bpf_map_update_elem(&seen, &key, &one, BPF_NOEXIST);
+	/* What can't be remembered is printed. Before 6.4, the upper half may be anything. */
+	return (int)bpf_map_update_elem(&seen, &key, &one, BPF_NOEXIST) != -EEXIST;
 }
 
 static __always_inline bool is_wanted(int cap)

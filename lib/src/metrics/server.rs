@@ -191,7 +191,8 @@ impl Shared {
             connections.retain_mut(|connection| {
                 came.next().is_some_and(|came| connection.go_on(self, came).unwrap_or(false))
             });
-            if is_new && let Err(error) = accept(listener, &mut connections)
+            if is_new
+                && let Err(error) = accept(listener, &mut connections)
                 && error.kind() != io::ErrorKind::WouldBlock
             {
                 // No descriptors left, most likely.
