@@ -201,6 +201,11 @@ impl Losses {
         self.sources.tool
     }
 
+    /// What is not in the metrics either: they have what a summary has no room for.
+    pub fn account_of_metrics(&self) -> Result<Account, Error> {
+        self.sources.account()
+    }
+
     pub fn account(&self, out: &Out) -> Result<Account, Error> {
         let mut account = self.sources.account()?;
         account.add_lost(SUMMARY_FULL, out.count_unkept());

@@ -253,7 +253,7 @@ impl Metrics {
 
 impl Exporter {
     /// How often something happened since the tool began to trace, as the kernel counts it. The same labels must
-    /// mean the same thing each time; several values of the same labels are added up.
+    /// mean the same thing each time, and be given each time; several values of the same labels are added up.
     pub fn total(&mut self, family: &Family, labels: &[Label<'_>], total: u64) {
         let amount = Amount { sum: total, buckets: Vec::new() };
         self.state(family).new_totals.entry(key(labels)).or_default().add(&amount);
