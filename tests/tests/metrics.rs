@@ -226,7 +226,7 @@ fn only_a_regular_file_of_the_own_user_is_replaced() {
     // What takes the place of the file later is not replaced either.
     let file = path("a.prom");
     let mut tracer = Run::new("runqlat").args(["--textfile", file.to_str().unwrap(), "0.1"]).json();
-    fs::remove_file(&file).unwrap();
+    wait_until("the file", || file.exists().then_some(()));
     wait_until("a FIFO in the place of the file", || {
         // The tool may be quicker.
         _ = fs::remove_file(&file);

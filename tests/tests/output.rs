@@ -154,7 +154,7 @@ fn a_profile_that_finds_no_room_is_a_failure() {
         assert_eq!(ended.code(), 1, "{ended:?}");
         assert!(ended.stderr.contains("No space left on device"), "{ended:?}");
         // What it has printed is whole, and no half file is left.
-        Finished::from(ended);
+        assert!(Finished::from(ended).footer["time"].is_string());
         assert!(!path.exists());
     }
 }

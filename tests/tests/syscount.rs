@@ -6,11 +6,10 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 
-use kscope_tests::bytes::hex;
 use kscope_tests::cgroup::Cgroup;
 use kscope_tests::scale::more_than_a_hash_of_tasks;
 use kscope_tests::table::Table;
-use kscope_tests::{Finished, Run, Tracer, Workload, metrics, say_untested, wait_until};
+use kscope_tests::{Finished, Run, Tracer, Workload, metrics, process, programs, say_untested, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -489,9 +488,12 @@ fn processes_that_have_ended_make_room() {
     for _ in 0..ROUNDS {
         shown(&mut tracer, Workload::start(["forks", "--count", &FORKS.to_string()]));
     }
-    shown(&mut tracer, Workload::start(["comm", &hex(b"workload-late")]));
+    let dir = TempDir::new().unwrap();
+    let late = dir.path().join("late-workload");
+    process::copy_program(&programs::workload(), &late);
+    shown(&mut tracer, Workload::start_program(&late, ["forks", "--count", "1"]));
     wait_until("the name of a late process", || {
-        metrics::get(&address, "").1.contains("workload-late").then_some(())
+        metrics::get(&address, "").1.contains("late-workload").then_some(())
     });
     let finished = tracer.stop();
     finished.check();
@@ -501,7 +503,7 @@ fn processes_that_have_ended_make_room() {
         *calls.entry(row["pid"].as_u64().unwrap()).or_default() += row["count"].as_u64().unwrap();
     }
     calls.retain(|pid, _| !parents.contains(pid));
-    assert_eq!(calls.len(), ROUNDS * FORKS);
+    assert_eq!(calls.len(), ROUNDS * FORKS + 1);
     // Each child makes the same calls.
     let each = *calls.values().next().unwrap();
     assert!(each > 0 && calls.values().all(|count| *count == each), "{calls:?}");
