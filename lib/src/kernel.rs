@@ -290,14 +290,14 @@ pub(crate) fn enumerators(btf: &Btf<'_>, name: &str) -> Option<Vec<(String, i64)
 
 /// [`Kernel::places`] of the text of /proc/kallsyms. A symbol ends where the next one begins.
 fn places_in(text: &[u8], names: &[&str]) -> Vec<(usize, Range<u64>)> {
-    let symbols = text.split(|byte| *byte == b'\n').filter_map(|line| {
-        let mut words = str::from_utf8(line).ok()?.split([' ', '\t']);
-        let start = u64::from_str_radix(words.next()?, 16).ok().filter(|start| *start != 0)?;
-        let is_code = words.next()?.eq_ignore_ascii_case("t");
-        Some((start, words.next()?, is_code))
-    });
-    let mut symbols: Vec<_> = symbols.collect();
-    symbols.sort_unstable();
+    let symbols = || {
+        text.split(|byte| *byte == b'\n').filter_map(|line| {
+            let mut words = str::from_utf8(line).ok()?.split([' ', '\t']);
+            let start = u64::from_str_radix(words.next()?, 16).ok().filter(|start| *start != 0)?;
+            let is_code = words.next()?.eq_ignore_ascii_case("t");
+            Some((start, words.next()?, is_code))
+        })
+    };
     let of = |name: &str| {
         let is = |wanted: &&str| {
             name.strip_prefix(*wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
@@ -305,12 +305,17 @@ fn places_in(text: &[u8], names: &[&str]) -> Vec<(usize, Range<u64>)> {
         names.iter().position(is)
     };
     let found =
-        symbols.iter().enumerate().filter(|(_, (_, _, is_code))| *is_code).filter_map(|(at, symbol)| {
-            let (start, name, _) = *symbol;
-            let end = symbols.get(at + 1..)?.iter().map(|(next, ..)| *next).find(|next| *next > start)?;
-            Some((of(name)?, start..end))
-        });
-    found.collect()
+        symbols().filter(|(.., is_code)| *is_code).filter_map(|(start, name, _)| Some((of(name)?, start)));
+    let mut found: Vec<_> = found.map(|(at, start)| (at, start..u64::MAX)).collect();
+    for (next, ..) in symbols() {
+        for (_, place) in &mut found {
+            if next > place.start {
+                place.end = place.end.min(next);
+            }
+        }
+    }
+    found.retain(|(_, place)| place.end != u64::MAX);
+    found
 }
 
 /// The kernel's own type information of a module.
@@ -446,8 +451,9 @@ mod tests {
 
     #[test]
     fn functions_end_where_the_next_symbol_begins() {
-        let text = b"1000 T asks\n1000 t alias\n1040 T asks_more\n900 t asks.cold\n980 d data\n0 T hidden\nff00 T last\nx";
-        assert_eq!(places_in(text, &["asks"]), [(0, 0x900..0x980), (0, 0x1000..0x1040)]);
+        let text =
+            b"1000 T asks\n1000 t alias\n1040 T asks_more\n900 t asks.cold\n980 d data\n0 T hidden\nff00 T last\nx";
+        assert_eq!(places_in(text, &["asks"]), [(0, 0x1000..0x1040), (0, 0x900..0x980)]);
         assert_eq!(places_in(text, &["none", "asks_more", "data", "last"]), [(1, 0x1040..0xff00)]);
         assert!(places_in(b"0 T asks\n0 T asks_more\n", &["asks"]).is_empty());
     }

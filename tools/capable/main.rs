@@ -240,6 +240,7 @@ impl Trace for Capable {
                     .into(),
             );
         }
+        drop(kernel);
         let skeleton = session::load(open)?;
         let keep: &[_] = if self.stacks.any() { &symbols::CAPABILITIES } else { &[] };
         let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, keep)?;
