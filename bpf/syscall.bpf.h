@@ -41,6 +41,8 @@ static __always_inline struct pt_regs *stack_regs(void)
 	((compat) ? (__u32)FIELD(btf, regs, si) : FIELD(btf, regs, r10))
 #define SYSCALL_ARG5(btf, regs, compat)                                                            \
 	((compat) ? (__u32)FIELD(btf, regs, di) : FIELD(btf, regs, r8))
+#define SYSCALL_ARG6(btf, regs, compat)                                                            \
+	((compat) ? (__u32)FIELD(btf, regs, bp) : FIELD(btf, regs, r9))
 
 /* Of 64-bit callers; -1: this architecture has no such call. */
 #define NR_OPEN 2
@@ -81,6 +83,7 @@ static __always_inline struct pt_regs *stack_regs(void)
 #define SYSCALL_ARG3(btf, regs, compat) FIELD(btf, regs, regs[2])
 #define SYSCALL_ARG4(btf, regs, compat) FIELD(btf, regs, regs[3])
 #define SYSCALL_ARG5(btf, regs, compat) FIELD(btf, regs, regs[4])
+#define SYSCALL_ARG6(btf, regs, compat) FIELD(btf, regs, regs[5])
 
 #define NR_OPEN -1
 #define NR_CREAT -1

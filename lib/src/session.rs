@@ -186,6 +186,14 @@ pub trait Follow {
 
     /// What is to be done just before the programs are detached.
     fn end(&mut self) {}
+
+    /// What is to be done once they are, before the last records are read.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn detached(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// Nothing comes up.
@@ -199,8 +207,8 @@ impl Follow for () {
     }
 }
 
-/// Nothing comes up, but something is to be done at the end.
-struct AtEnd<F>(Option<F>);
+/// Nothing comes up, but something is to be done at the end, before and after detaching.
+struct AtEnd<F>(Option<F>, Option<Iterator>);
 
 impl<F: FnOnce()> Follow for AtEnd<F> {
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
@@ -215,6 +223,10 @@ impl<F: FnOnce()> Follow for AtEnd<F> {
         if let Some(end) = self.0.take() {
             end();
         }
+    }
+
+    fn detached(&mut self) -> Result<(), Error> {
+        self.1.take().map_or(Ok(()), Iterator::run)
     }
 }
 
@@ -523,7 +535,22 @@ impl Session {
         on_record: impl FnMut(&[u8], &mut Out) -> anyhow::Result<()>,
         at_end: impl FnOnce(),
     ) -> anyhow::Result<()> {
-        self.stream_following(&mut AtEnd(Some(at_end)), ring, on_record)
+        self.stream_following(&mut AtEnd(Some(at_end), None), ring, on_record)
+    }
+
+    /// [`Session::stream_and_then`], and an iterator that sends what goes on at the end, once the programs are
+    /// detached.
+    ///
+    /// # Errors
+    /// Those of [`Session::stream`] and of [`Iterator::run`].
+    pub fn stream_to_the_end(
+        &mut self,
+        ring: &dyn MapCore,
+        at_end: impl FnOnce(),
+        flush: Option<Iterator>,
+        on_record: impl FnMut(&[u8], &mut Out) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        self.stream_following(&mut AtEnd(Some(at_end), flush), ring, on_record)
     }
 
     /// [`Session::stream`], that attaches to what comes up meanwhile.
@@ -575,6 +602,9 @@ impl Session {
         }
         follow.end();
         detach(links);
+        if !watch.dry_run {
+            follow.detached()?;
+        }
         while !watch.dry_run && consume()? {}
         Ok(())
     }

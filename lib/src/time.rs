@@ -43,6 +43,11 @@ pub fn monotonic_ns() -> u64 {
     read(ClockId::CLOCK_MONOTONIC).cast_unsigned()
 }
 
+/// CLOCK_BOOTTIME, the clock of `bpf_ktime_get_boot_ns()`, in nanoseconds.
+pub fn boottime_ns() -> u64 {
+    read(ClockId::CLOCK_BOOTTIME).cast_unsigned()
+}
+
 /// Turns CLOCK_BOOTTIME, the clock of `bpf_ktime_get_boot_ns()`, into wall-clock time.
 #[derive(Clone, Debug)]
 pub struct Clock {

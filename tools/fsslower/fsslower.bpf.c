@@ -12,6 +12,9 @@
 #define S_IFDIR 0040000
 #define S_IFREG 0100000
 #define O_APPEND 02000
+#define O_NONBLOCK 04000
+#define RWF_APPEND 0x10
+#define AT_FDCWD -100
 /* The operation goes on: its completion is to come. */
 #define EIOCBQUEUED 529
 
@@ -20,27 +23,34 @@ const volatile bool want_cgroup;
 /* Names of file system types, for system calls: none passes all. */
 const volatile __u64 types[FSSLOWER_TYPES_MAX][FSSLOWER_TYPE_LEN / 8];
 const volatile __u32 types_len;
-/* By number: enum fsslower_call, of 64-bit callers below and of 32-bit ones above. */
-const volatile __u8 calls[FSSLOWER_CALLS_MAX];
+/* By number: FSSLOWER_CALL() of 64-bit callers below, of 32-bit ones above. */
+const volatile __u16 calls[FSSLOWER_CALLS_MAX];
+__u64 ended_ns; /* when the tool ended */
 
 struct start {
 	__u64 time_ns; /* 0: there is no such operation under way */
-	__u64 object;  /* the kiocb of a read or write, else the file */
+	__u64 object;  /* the kiocb of a read or write by function, else the file; 0: a path */
 	__u64 type;    /* struct file_system_type, of system calls */
 	__s64 pos;
+	__s16 nr; /* of the system call; -1: a function */
+	__u8 compat;
+	__u8 op;
 };
 
-/* The operations that a task is in: one of a kind. */
+/* The operations that a task is in: the first one is a system call's. */
 struct starts {
-	struct start of[FSSLOWER_OPS];
+	struct start of[FSSLOWER_NESTED];
 };
 
 TASK_VALUES(starts, struct starts)
 TASK_VALUES_EXIT(starts)
 
+#define NAMES_SIZE (PATH_NAMES_MAX + PATH_NAME_SIZE)
+#define STRING_SIZE 4096
+
 struct scratch {
 	struct fsslower_event event;
-	__u8 names[PATH_NAMES_MAX + PATH_NAME_SIZE];
+	__u8 names[NAMES_SIZE + STRING_SIZE];
 };
 
 /* One for each operation, as the programs of one may interrupt those of another. */
@@ -52,10 +62,10 @@ struct {
 } scratch SEC(".maps");
 
 struct fsslower_event *fsslower_event_type __attribute__((unused));
-enum fsslower_call *fsslower_call_type __attribute__((unused));
+enum fsslower_form *fsslower_form_type __attribute__((unused));
 enum fsslower_op *fsslower_op_type __attribute__((unused));
 
-static __always_inline void begin(enum fsslower_op op, const struct start *start)
+static __always_inline void begin(__u32 slot, const struct start *start)
 {
 	struct starts *starts = starts_make_current();
 
@@ -64,20 +74,20 @@ static __always_inline void begin(enum fsslower_op op, const struct start *start
 		count(GENERATED);
 		return;
 	}
-	starts->of[op] = *start;
-	starts->of[op].time_ns = bpf_ktime_get_boot_ns();
+	starts->of[slot] = *start;
+	starts->of[slot].time_ns = bpf_ktime_get_boot_ns();
 }
 
 /* Take the start of the operation that ends: whether there is one and it took long. */
-static __always_inline bool end(enum fsslower_op op, struct start *start, __u64 *now)
+static __always_inline bool end(__u32 slot, struct start *start, __u64 *now)
 {
 	struct starts *starts = starts_find_current();
 
-	if (!starts || !starts->of[op].time_ns)
+	if (!starts || !starts->of[slot].time_ns)
 		return false;
 	*now = bpf_ktime_get_boot_ns();
-	*start = starts->of[op];
-	starts->of[op].time_ns = 0;
+	*start = starts->of[slot];
+	starts->of[slot].time_ns = 0;
 	if (*now < start->time_ns) {
 		count(DROPPED_NEGATIVE_TIME);
 		return false;
@@ -85,49 +95,77 @@ static __always_inline bool end(enum fsslower_op op, struct start *start, __u64 
 	return *now - start->time_ns >= min_ns;
 }
 
-static __always_inline void report(enum fsslower_op op, const struct start *start, __u64 now,
-				   struct file *file, __s64 offset, __s64 ret)
+/* The event of an operation, to be completed, and sent by output(). */
+static __always_inline struct scratch *event_of(const struct start *start, __u64 now)
 {
-	__u32 key = op;
+	__u32 key = start->op;
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &key);
 	struct file_system_type *type = (void *)start->type;
 	struct fsslower_event *event;
-	struct dentry *dentry;
-	__u64 size;
 
-	if (!s)
-		return;
+	if (!s) {
+		/* There is one for each. */
+		count(GENERATED);
+		count(LOST_MAP_FULL);
+		return NULL;
+	}
 	event = &s->event;
 	__builtin_memset(event, 0, sizeof(*event));
 	event->time_ns = now;
 	event->latency_ns = now - start->time_ns;
-	event->offset = offset;
-	event->ret = ret;
-	event->op = op;
-	SET_CURRENT(event);
-	if (want_cgroup)
-		event->cgroup = bpf_get_current_cgroup_id();
-	if (file) {
-		type = BPF_CORE_READ(file, f_inode, i_sb, s_type);
-		dentry = BPF_CORE_READ(file, f_path.dentry);
-		/* Not in its directory's list any more, and no root, which is in none. */
-		event->deleted = !BPF_CORE_READ(dentry, d_hash.pprev) &&
-				 BPF_CORE_READ(dentry, d_parent) != dentry;
-		event->path_incomplete = !path_names(s->names, &event->path_len, &file->f_path);
-	} else {
-		event->path_unknown = 1;
+	event->offset = -1;
+	event->nr = start->nr;
+	event->compat = start->compat;
+	event->op = start->op;
+	if (type)
+		bpf_probe_read_kernel_str(event->fs_type, sizeof(event->fs_type),
+					  BPF_CORE_READ(type, name));
+	return s;
+}
+
+static __always_inline void set_path(struct scratch *s, const struct path *path)
+{
+	struct dentry *dentry = BPF_CORE_READ(path, dentry);
+	struct fsslower_event *event = &s->event;
+
+	/* Not in its directory's list any more, and no root, which is in none. */
+	event->deleted =
+		!BPF_CORE_READ(dentry, d_hash.pprev) && BPF_CORE_READ(dentry, d_parent) != dentry;
+	event->path_incomplete = !path_names(s->names, &event->path_len, path);
+}
+
+static __always_inline void set_file(struct scratch *s, struct file *file)
+{
+	if (!file) {
+		s->event.path_unknown = 1;
+		return;
 	}
-	bpf_probe_read_kernel_str(event->fs_type, sizeof(event->fs_type),
-				  BPF_CORE_READ(type, name));
-	size = sizeof(*event) + (__u64)event->path_len;
-	events_output(s, size > sizeof(*s) ? sizeof(*s) : size, now);
+	bpf_probe_read_kernel_str(s->event.fs_type, sizeof(s->event.fs_type),
+				  BPF_CORE_READ(file, f_inode, i_sb, s_type, name));
+	set_path(s, &file->f_path);
+}
+
+static __always_inline void output(struct scratch *s)
+{
+	__u64 size = sizeof(s->event) + (__u64)s->event.path_len + s->event.string_len;
+
+	events_output(s, size > sizeof(*s) ? sizeof(*s) : size, s->event.time_ns);
+}
+
+static __always_inline void output_current(struct scratch *s, __s64 ret)
+{
+	s->event.ret = ret;
+	SET_CURRENT(&s->event);
+	if (want_cgroup)
+		s->event.cgroup = bpf_get_current_cgroup_id();
+	output(s);
 }
 
 /* Functions of a file system's own. */
 
 static __always_inline int on_function(enum fsslower_op op, const void *object)
 {
-	struct start start = {.object = (__u64)object};
+	struct start start = {.object = (__u64)object, .nr = -1, .op = op};
 
 	if (filter_current())
 		begin(op, &start);
@@ -138,6 +176,7 @@ static __always_inline int on_return(enum fsslower_op op, __s64 ret)
 {
 	struct kiocb *iocb;
 	struct start start;
+	struct scratch *s;
 	struct file *file;
 	__s64 offset = -1;
 	__u64 now;
@@ -156,7 +195,12 @@ static __always_inline int on_return(enum fsslower_op op, __s64 ret)
 		/* The operation moved it by what it did. */
 		offset = BPF_CORE_READ(iocb, ki_pos) - (ret > 0 ? ret : 0);
 	}
-	report(op, &start, now, file, offset, ret);
+	s = event_of(&start, now);
+	if (!s)
+		return 0;
+	s->event.offset = offset;
+	set_file(s, file);
+	output_current(s, ret);
 	return 0;
 }
 
@@ -191,36 +235,24 @@ OPERATION_HOOK(fsync, FSSLOWER_FSYNC, file, int, struct file *file, loff_t start
 
 /* System calls, of files of some types. */
 
-static __always_inline enum fsslower_call call_of(__u64 nr, bool *compat)
+/* What a call is: 0, or FSSLOWER_CALL(). */
+static __always_inline __u8 call_of(__u64 nr, bool *compat)
 {
-	__u8 both;
+	__u16 both;
 
 	*compat = false;
 	if (nr >= FSSLOWER_CALLS_MAX)
-		return FSSLOWER_NO_CALL;
+		return 0;
 	both = calls[nr];
 	/* Most calls are of no interest to either kind of caller: they must be cheap. */
 	if (!both)
-		return FSSLOWER_NO_CALL;
+		return 0;
 	*compat = SYSCALL_IS_COMPAT();
-	return *compat ? both >> 4 : both & 15;
+	return *compat ? both >> 8 : (__u8)both;
 }
 
-static __always_inline enum fsslower_op op_of(enum fsslower_call call)
-{
-	switch (call) {
-	case FSSLOWER_CALL_READ:
-	case FSSLOWER_CALL_PREAD:
-	case FSSLOWER_CALL_PREADV2:
-		return FSSLOWER_READ;
-	case FSSLOWER_CALL_OPEN:
-		return FSSLOWER_OPEN;
-	case FSSLOWER_CALL_FSYNC:
-		return FSSLOWER_FSYNC;
-	default:
-		return FSSLOWER_WRITE;
-	}
-}
+#define CALL_OP(call) (((call)&15) - 1)
+#define CALL_FORM(call) ((call) >> 4)
 
 /* Whether this is a file or directory of a type that is asked for; which type it is of. */
 static __always_inline bool is_wanted(struct file *file, __u64 *type)
@@ -243,88 +275,288 @@ static __always_inline bool is_wanted(struct file *file, __u64 *type)
 	return false;
 }
 
+/* Whether data waits for the disk or for the file system, and not for a slow reader or writer. */
+static __always_inline bool is_patient(struct file *file)
+{
+	__u16 kind = BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT;
+
+	return kind == S_IFREG || BPF_CORE_READ(file, f_flags) & O_NONBLOCK;
+}
+
+/* Of two, that which is wanted, the source first; the other one must not wait for anybody. */
+static __always_inline struct file *one_of(struct file *from, struct file *to, __u64 *type)
+{
+	if (!from || !to)
+		return NULL;
+	if (is_wanted(from, type))
+		return is_patient(to) ? from : NULL;
+	return is_wanted(to, type) && is_patient(from) ? to : NULL;
+}
+
+/* The file that a call is about, by its descriptors, if it is wanted. */
+static __always_inline struct file *file_of(__u8 form, bool btf, struct pt_regs *regs, bool compat,
+					    __u64 *type)
+{
+	struct file *file = fd_file(SYSCALL_ARG1(btf, regs, compat));
+
+	if (form == FSSLOWER_FROM_TO)
+		return one_of(file, fd_file(SYSCALL_ARG3(btf, regs, compat)), type);
+	if (form == FSSLOWER_TO_FROM)
+		return one_of(fd_file(SYSCALL_ARG2(btf, regs, compat)), file, type);
+	return file && is_wanted(file, type) ? file : NULL;
+}
+
+static __always_inline __u64 path_arg(__u8 form, bool btf, struct pt_regs *regs, bool compat)
+{
+	if (form == FSSLOWER_PATH)
+		return SYSCALL_ARG1(btf, regs, compat);
+	if (form == FSSLOWER_DIR_PATH2)
+		return SYSCALL_ARG3(btf, regs, compat);
+	return SYSCALL_ARG2(btf, regs, compat);
+}
+
+/* AT_FDCWD where the call has no folder. */
+static __always_inline int dir_arg(__u8 form, bool btf, struct pt_regs *regs, bool compat)
+{
+	if (form == FSSLOWER_DIR_PATH)
+		return SYSCALL_ARG1(btf, regs, compat);
+	if (form == FSSLOWER_DIR_PATH2)
+		return SYSCALL_ARG2(btf, regs, compat);
+	return AT_FDCWD;
+}
+
+/* Whether the path is that of the descriptor itself, as fstat() is stat of an empty path. */
+static __always_inline bool is_of_descriptor(__u8 form, bool btf, struct pt_regs *regs, bool compat)
+{
+	const void *path = (const void *)path_arg(form, btf, regs, compat);
+	__u8 first = 1;
+
+	if (form != FSSLOWER_DIR_PATH || dir_arg(form, btf, regs, compat) < 0)
+		return false;
+	return !path || (!bpf_probe_read_user(&first, sizeof(first), path) && !first);
+}
+
 static __always_inline int on_sys_enter(bool btf, struct pt_regs *regs, __u64 nr)
 {
 	struct start start = {};
-	enum fsslower_call call;
 	struct file *file;
+	__u8 call, form;
 	bool compat;
 
 	call = call_of(nr, &compat);
-	if (call == FSSLOWER_NO_CALL || !filter_current())
+	if (!call || !filter_current())
 		return 0;
-	if (call != FSSLOWER_CALL_OPEN) {
-		file = fd_file(SYSCALL_ARG1(btf, regs, compat));
-		if (!file || !is_wanted(file, &start.type))
+	form = CALL_FORM(call);
+	start.op = CALL_OP(call);
+	start.nr = nr;
+	start.compat = compat;
+	if (form < FSSLOWER_PATH || is_of_descriptor(form, btf, regs, compat)) {
+		file = file_of(form, btf, regs, compat, &start.type);
+		if (!file)
 			return 0;
 		start.object = (__u64)file;
 		start.pos = BPF_CORE_READ(file, f_pos);
+	} else if (types_len && start.op != FSSLOWER_OPEN) {
+		/* Where a path leads to is not known. */
+		return 0;
 	}
-	begin(op_of(call), &start);
+	begin(0, &start);
 	return 0;
 }
 
 /* Where a read or write began: where the call says so, else where the file stood. */
-static __always_inline __s64 offset_of(enum fsslower_call call, __s64 arg, bool compat,
+static __always_inline __s64 offset_of(__u8 call, bool btf, struct pt_regs *regs, bool compat,
 				       struct file *file, const struct start *start, __s64 ret)
 {
-	bool positional = call != FSSLOWER_CALL_READ && call != FSSLOWER_CALL_WRITE;
-	bool may_be = call == FSSLOWER_CALL_PREADV2 || call == FSSLOWER_CALL_PWRITEV2;
-	__s64 pos;
+	bool positional = CALL_FORM(call) != FSSLOWER_FD;
+	bool may_be = CALL_FORM(call) == FSSLOWER_FD_AT_OR_POS;
+	__s64 arg = SYSCALL_ARG4(btf, regs, compat), pos;
+	bool appends = false;
 
+	if (CALL_OP(call) == FSSLOWER_WRITE) {
+		/* It is written at the end, whatever the call says. */
+		if (!file)
+			return -1;
+		appends = BPF_CORE_READ(file, f_flags) & O_APPEND ||
+			  (may_be && SYSCALL_ARG6(btf, regs, compat) & RWF_APPEND);
+	}
 	/* In two halves, whose order depends on the architecture. */
 	if (positional && compat)
 		return -1;
 	if (positional && !(may_be && arg == -1))
-		return arg;
+		return appends ? -1 : arg;
 	if (ret <= 0)
-		return start->pos;
+		return appends ? -1 : start->pos;
 	if (!file)
 		return -1;
 	pos = BPF_CORE_READ(file, f_pos) - ret;
 	/* Others who share the file's position may have moved it. */
-	if (pos == start->pos || BPF_CORE_READ(file, f_flags) & O_APPEND)
+	if (pos == start->pos || appends)
 		return pos;
 	return -1;
 }
 
+/* The path that the caller gave, and from where it leads on if it is relative. */
+static __always_inline void set_string(struct scratch *s, __u8 form, bool btf, struct pt_regs *regs,
+				       bool compat)
+{
+	const void *string = (const void *)path_arg(form, btf, regs, compat);
+	int dir = dir_arg(form, btf, regs, compat);
+	struct fs_struct *fs = CURRENT(fs);
+	struct file *file;
+	__u8 first = 0;
+	__u32 used;
+	long len;
+
+	if (bpf_probe_read_user(&first, sizeof(first), string))
+		goto unknown;
+	if (first != '/' && dir != AT_FDCWD) {
+		file = fd_file(dir);
+		if (!file)
+			goto unknown;
+		set_path(s, &file->f_path);
+	} else if (first != '/') {
+		set_path(s, __builtin_preserve_access_index(&fs->pwd));
+	}
+	/* That is of the folder. */
+	s->event.deleted = 0;
+	used = s->event.path_len;
+	if (used > NAMES_SIZE)
+		goto unknown;
+	len = bpf_probe_read_user_str(s->names + used, STRING_SIZE, string);
+	if (len < 0)
+		goto unknown;
+	if (len > 1)
+		s->event.string_len = len - 1;
+	return;
+unknown:
+	s->event.path_unknown = 1;
+}
+
 static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, __s64 ret)
 {
-	enum fsslower_call call;
-	enum fsslower_op op;
+	__u32 nr = SYSCALL_NR(btf, regs);
 	struct start start;
+	struct scratch *s;
 	struct file *file;
-	__s64 offset = -1;
+	__u64 now, type;
+	__u8 call, form;
 	bool compat;
-	__u64 now;
 
-	call = call_of((__u32)SYSCALL_NR(btf, regs), &compat);
-	if (call == FSSLOWER_NO_CALL)
+	call = call_of(nr, &compat);
+	if (!call || !end(0, &start, &now) || start.nr != (__s16)nr)
 		return 0;
-	op = op_of(call);
-	if (!end(op, &start, &now))
-		return 0;
-	if (op == FSSLOWER_OPEN) {
-		/* One that failed has no file, and no file system. */
-		if (ret < 0)
-			return 0;
+	form = CALL_FORM(call);
+	if (start.op == FSSLOWER_OPEN && ret >= 0) {
 		file = fd_file(ret);
 		ret = 0;
 		if (!file || !is_wanted(file, &start.type))
 			return 0;
-	} else {
-		file = fd_file(SYSCALL_ARG1(btf, regs, compat));
+	} else if (start.object) {
+		file = file_of(form < FSSLOWER_PATH ? form : FSSLOWER_FD, btf, regs, compat, &type);
 		/* Closed meanwhile, by another thread: what it was can't be read any more. */
 		if (file != (void *)start.object)
 			file = NULL;
+	} else if (types_len) {
+		/* An open that failed has no file, and no file system. */
+		return 0;
+	} else {
+		file = NULL;
 	}
-	if (op == FSSLOWER_READ || op == FSSLOWER_WRITE)
-		offset =
-			offset_of(call, SYSCALL_ARG4(btf, regs, compat), compat, file, &start, ret);
-	report(op, &start, now, file, offset, ret);
+	s = event_of(&start, now);
+	if (!s)
+		return 0;
+	if (start.op == FSSLOWER_READ || start.op == FSSLOWER_WRITE)
+		s->event.offset = offset_of(call, btf, regs, compat, file, &start, ret);
+	if (file || start.object)
+		set_file(s, file);
+	else
+		set_string(s, form, btf, regs, compat);
+	output_current(s, ret);
 	return 0;
 }
 
 SYS_ENTER_HOOK(syscall_enter, on_sys_enter)
 
 SYS_EXIT_HOOK(syscall_exit, on_sys_exit)
+
+/* The path that a task is looking up; once it is found, the kernel keeps it no longer. */
+static __always_inline void set_looked_up(struct scratch *s, struct task_struct *task)
+{
+	struct nameidata *lookup = BPF_CORE_READ(task, nameidata);
+	struct fs_struct *fs = BPF_CORE_READ(task, fs);
+	const char *string = BPF_CORE_READ(lookup, name, name);
+	char first = 0;
+	__u32 used;
+	long len;
+
+	if (!lookup || !fs || bpf_probe_read_kernel(&first, sizeof(first), string))
+		goto unknown;
+	if (first != '/') {
+		if (BPF_CORE_READ(lookup, dfd) != AT_FDCWD)
+			goto unknown;
+		set_path(s, __builtin_preserve_access_index(&fs->pwd));
+		s->event.deleted = 0;
+	}
+	used = s->event.path_len;
+	if (used > NAMES_SIZE)
+		goto unknown;
+	len = bpf_probe_read_kernel_str(s->names + used, STRING_SIZE, string);
+	if (len < 0)
+		goto unknown;
+	if (len > 1)
+		s->event.string_len = len - 1;
+	return;
+unknown:
+	s->event.path_unknown = 1;
+}
+
+/* At the end, for the operations that go on. */
+SEC("iter/task")
+int flush(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct fsslower_event *event;
+	struct starts *starts;
+	struct start *start;
+	struct scratch *s;
+	struct kiocb *iocb;
+	struct file *file;
+	__u64 pids;
+
+	if (!task)
+		return 0;
+	starts = starts_find(true, task);
+	if (!starts)
+		return 0;
+	for (__u32 slot = 0; slot < FSSLOWER_NESTED; slot++) {
+		start = &starts->of[slot];
+		if (!start->time_ns || ended_ns < start->time_ns ||
+		    ended_ns - start->time_ns < min_ns)
+			continue;
+		s = event_of(start, ended_ns);
+		if (!s)
+			return 0;
+		event = &s->event;
+		event->unfinished = 1;
+		pids = task_pids(true, task);
+		event->tgid = pids >> 32;
+		event->tid = pids;
+		event->uid = BPF_CORE_READ(task, cred, uid.val);
+		bpf_probe_read_kernel_str(event->comm, sizeof(event->comm), task->comm);
+		if (want_cgroup)
+			event->cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+		if (!start->object) {
+			set_looked_up(s, task);
+			output(s);
+			continue;
+		}
+		file = (void *)start->object;
+		iocb = (void *)start->object;
+		if (start->nr < 0 && (start->op == FSSLOWER_READ || start->op == FSSLOWER_WRITE))
+			file = BPF_CORE_READ(iocb, ki_filp);
+		set_file(s, file);
+		output(s);
+	}
+	return 0;
+}

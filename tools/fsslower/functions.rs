@@ -2,8 +2,11 @@
 //! What there is to hook: the functions of each file system, and the system calls.
 
 use kscope::Hooks;
+use kscope::syscalls;
+use kscope::syscalls::Abi;
 
-use super::types::fsslower_call as Call;
+use super::types::fsslower_form as Form;
+use super::types::fsslower_op as Op;
 
 /// The hooks of functions, and the operation's place in [`Functions`].
 pub(crate) const HOOKS: [(&str, usize); 4] = [("read", 0), ("write", 1), ("open", 2), ("fsync", 3)];
@@ -74,67 +77,82 @@ pub(crate) fn at(hooks: Hooks, name: &str) -> Option<Hooks> {
     Some(HOOKS.iter().fold(hooks, |hooks, (hook, at)| hooks.at(hook, functions[*at])))
 }
 
-/// The system calls, by number: of 64-bit callers in the lower four bits, of 32-bit ones in the upper.
-pub(crate) fn calls() -> [u8; 512] {
-    let mut calls = [0; 512];
-    let native = NATIVE.iter().map(|(nr, call)| (*nr as usize, call.0 as u8));
-    let compat = COMPAT.iter().map(|(nr, call)| (*nr, (call.0 as u8) << 4));
-    native.chain(compat).for_each(|(nr, call)| calls[nr] |= call);
-    calls
+/// The system calls, by number: of 64-bit callers in the lower half, of 32-bit ones in the upper.
+pub(crate) fn calls() -> [u16; 512] {
+    let entry = |abi, number| {
+        let name = syscalls::name(abi, number)?;
+        let (_, op, form) = CALLS.iter().find(|(names, ..)| names.split(' ').any(|known| known == name))?;
+        Some((op.0 as u16 + 1) | (form.0 as u16) << 4)
+    };
+    let numbers: [u16; 512] = std::array::from_fn(|number| number as u16);
+    numbers.map(|number| {
+        let of = |abi| entry(abi, number.into()).unwrap_or(0);
+        of(Abi::Native) | of(Abi::Compat) << 8
+    })
 }
 
-const NATIVE: &[(libc::c_long, Call)] = &[
-    (libc::SYS_read, Call::FSSLOWER_CALL_READ),
-    (libc::SYS_readv, Call::FSSLOWER_CALL_READ),
-    (libc::SYS_write, Call::FSSLOWER_CALL_WRITE),
-    (libc::SYS_writev, Call::FSSLOWER_CALL_WRITE),
-    (libc::SYS_pread64, Call::FSSLOWER_CALL_PREAD),
-    (libc::SYS_preadv, Call::FSSLOWER_CALL_PREAD),
-    (libc::SYS_pwrite64, Call::FSSLOWER_CALL_PWRITE),
-    (libc::SYS_pwritev, Call::FSSLOWER_CALL_PWRITE),
-    (libc::SYS_preadv2, Call::FSSLOWER_CALL_PREADV2),
-    (libc::SYS_pwritev2, Call::FSSLOWER_CALL_PWRITEV2),
-    #[cfg(target_arch = "x86_64")]
-    (libc::SYS_open, Call::FSSLOWER_CALL_OPEN),
-    #[cfg(target_arch = "x86_64")]
-    (libc::SYS_creat, Call::FSSLOWER_CALL_OPEN),
-    (libc::SYS_openat, Call::FSSLOWER_CALL_OPEN),
-    (libc::SYS_openat2, Call::FSSLOWER_CALL_OPEN),
-    (libc::SYS_fsync, Call::FSSLOWER_CALL_FSYNC),
-    (libc::SYS_fdatasync, Call::FSSLOWER_CALL_FSYNC),
+/// What system calls of these names do, and which arguments say to what.
+const CALLS: &[(&str, Op, Form)] = &[
+    ("read readv", Op::FSSLOWER_READ, Form::FSSLOWER_FD),
+    ("pread64 preadv", Op::FSSLOWER_READ, Form::FSSLOWER_FD_AT),
+    ("preadv2", Op::FSSLOWER_READ, Form::FSSLOWER_FD_AT_OR_POS),
+    ("write writev", Op::FSSLOWER_WRITE, Form::FSSLOWER_FD),
+    ("pwrite64 pwritev", Op::FSSLOWER_WRITE, Form::FSSLOWER_FD_AT),
+    ("pwritev2", Op::FSSLOWER_WRITE, Form::FSSLOWER_FD_AT_OR_POS),
+    ("open creat", Op::FSSLOWER_OPEN, Form::FSSLOWER_PATH),
+    ("openat openat2", Op::FSSLOWER_OPEN, Form::FSSLOWER_DIR_PATH),
+    ("fsync fdatasync syncfs sync_file_range arm_sync_file_range", Op::FSSLOWER_FSYNC, Form::FSSLOWER_FD),
+    ("getdents getdents64", Op::FSSLOWER_READDIR, Form::FSSLOWER_FD),
+    ("fstat fstat64 fstatfs fstatfs64 fgetxattr flistxattr", Op::FSSLOWER_STAT, Form::FSSLOWER_FD),
+    (
+        "stat lstat stat64 lstat64 statfs statfs64 access readlink getxattr lgetxattr listxattr llistxattr chdir",
+        Op::FSSLOWER_STAT,
+        Form::FSSLOWER_PATH,
+    ),
+    (
+        "newfstatat fstatat64 statx faccessat faccessat2 readlinkat",
+        Op::FSSLOWER_STAT,
+        Form::FSSLOWER_DIR_PATH,
+    ),
+    ("sendfile sendfile64", Op::FSSLOWER_COPY, Form::FSSLOWER_TO_FROM),
+    ("copy_file_range splice", Op::FSSLOWER_COPY, Form::FSSLOWER_FROM_TO),
+    (
+        "ftruncate ftruncate64 fallocate fchmod fchown fchown32 fsetxattr fremovexattr flock",
+        Op::FSSLOWER_CHANGE,
+        Form::FSSLOWER_FD,
+    ),
+    (
+        "unlink rename mkdir rmdir link truncate truncate64 chmod chown chown32 lchown lchown32 mknod utime utimes \
+         setxattr lsetxattr removexattr lremovexattr",
+        Op::FSSLOWER_CHANGE,
+        Form::FSSLOWER_PATH,
+    ),
+    (
+        "unlinkat renameat renameat2 mkdirat linkat fchmodat fchmodat2 fchownat mknodat utimensat utimensat_time64 futimesat",
+        Op::FSSLOWER_CHANGE,
+        Form::FSSLOWER_DIR_PATH,
+    ),
+    ("symlink", Op::FSSLOWER_CHANGE, Form::FSSLOWER_PATH2),
+    ("symlinkat", Op::FSSLOWER_CHANGE, Form::FSSLOWER_DIR_PATH2),
 ];
 
-/// arch/x86/entry/syscalls/syscall_32.tbl, and arch/arm64/tools/syscall_32.tbl, which differ in the last lines.
-const COMPAT: &[(usize, Call)] = &[
-    (3, Call::FSSLOWER_CALL_READ),
-    (4, Call::FSSLOWER_CALL_WRITE),
-    (5, Call::FSSLOWER_CALL_OPEN),
-    (8, Call::FSSLOWER_CALL_OPEN),
-    (118, Call::FSSLOWER_CALL_FSYNC),
-    (145, Call::FSSLOWER_CALL_READ),
-    (146, Call::FSSLOWER_CALL_WRITE),
-    (148, Call::FSSLOWER_CALL_FSYNC),
-    (180, Call::FSSLOWER_CALL_PREAD),
-    (181, Call::FSSLOWER_CALL_PWRITE),
-    (437, Call::FSSLOWER_CALL_OPEN),
-    #[cfg(target_arch = "x86_64")]
-    (295, Call::FSSLOWER_CALL_OPEN),
-    #[cfg(target_arch = "x86_64")]
-    (333, Call::FSSLOWER_CALL_PREAD),
-    #[cfg(target_arch = "x86_64")]
-    (334, Call::FSSLOWER_CALL_PWRITE),
-    #[cfg(target_arch = "x86_64")]
-    (378, Call::FSSLOWER_CALL_PREADV2),
-    #[cfg(target_arch = "x86_64")]
-    (379, Call::FSSLOWER_CALL_PWRITEV2),
-    #[cfg(target_arch = "aarch64")]
-    (322, Call::FSSLOWER_CALL_OPEN),
-    #[cfg(target_arch = "aarch64")]
-    (361, Call::FSSLOWER_CALL_PREAD),
-    #[cfg(target_arch = "aarch64")]
-    (362, Call::FSSLOWER_CALL_PWRITE),
-    #[cfg(target_arch = "aarch64")]
-    (392, Call::FSSLOWER_CALL_PREADV2),
-    #[cfg(target_arch = "aarch64")]
-    (393, Call::FSSLOWER_CALL_PWRITEV2),
-];
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_that_of_a_call() {
+        let known: Vec<&str> = [Abi::Native, Abi::Compat]
+            .into_iter()
+            .flat_map(|abi| (0..512).filter_map(move |number| syscalls::name(abi, number)))
+            .collect();
+        for name in CALLS.iter().flat_map(|(names, ..)| names.split(' ')) {
+            // Of the other architecture.
+            let elsewhere = ["arm_sync_file_range"].contains(&name) || !cfg!(target_arch = "x86_64");
+            assert!(known.contains(&name) || elsewhere, "{name}");
+        }
+        let calls = calls();
+        assert_eq!(calls[libc::SYS_read as usize] & 15, Op::FSSLOWER_READ.0 as u16 + 1);
+        assert_eq!(calls[libc::SYS_ioctl as usize] & 255, 0);
+    }
+}

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! fsslower: print slow reads, writes, opens and fsyncs of files.
+//! fsslower: print slow operations on files.
 
 use std::fs;
 use std::mem::MaybeUninit;
@@ -26,8 +26,11 @@ use kscope::row::Row;
 use kscope::row::RowInfo;
 use kscope::row::Value;
 use kscope::session;
+use kscope::syscalls;
+use kscope::syscalls::Abi;
 use kscope::tasks;
 use kscope::tasks::Of;
+use kscope::time;
 use kscope::time::Wall;
 use libbpf_rs::OpenObject;
 use libbpf_rs::skel::OpenSkel as _;
@@ -42,7 +45,7 @@ kscope::records!(Record: 96);
 
 kscope::tool!(Fsslower);
 
-/// Which reads, writes, opens and fsyncs of files are slow?
+/// Which operations on files are slow?
 #[derive(Parser, Debug)]
 #[command(mut_arg("duration", |a| a.short('d')))]
 struct Fsslower {
@@ -84,7 +87,17 @@ struct Slow {
     cgroup: Vec<u8>,
 }
 
-const OPERATIONS: [(&str, &str); 4] = [("R", "read"), ("W", "write"), ("O", "open"), ("F", "fsync")];
+/// By `enum fsslower_op`.
+const OPERATIONS: [(&str, &str); 8] = [
+    ("R", "read"),
+    ("W", "write"),
+    ("O", "open"),
+    ("F", "fsync"),
+    ("D", "readdir"),
+    ("S", "stat"),
+    ("C", "copy"),
+    ("M", "change"),
+];
 
 impl Slow {
     fn operation(&self) -> (&'static str, &'static str) {
@@ -92,7 +105,17 @@ impl Slow {
     }
 
     fn moves_bytes(&self) -> bool {
-        matches!(self.operation().0, "R" | "W")
+        matches!(self.operation().0, "R" | "W" | "C")
+    }
+
+    fn is_finished(&self) -> bool {
+        self.record.unfinished == 0
+    }
+
+    fn call(&self) -> Value<'_> {
+        let abi = if self.record.compat == 0 { Abi::Native } else { Abi::Compat };
+        let number = u32::try_from(self.record.nr).ok();
+        number.and_then(|number| syscalls::name(abi, number)).map_or(Value::Null, Value::Text)
     }
 
     fn error(&self) -> Option<String> {
@@ -100,7 +123,7 @@ impl Slow {
     }
 
     fn bytes(&self) -> Value<'_> {
-        if self.moves_bytes() && self.record.ret >= 0 {
+        if self.is_finished() && self.moves_bytes() && self.record.ret >= 0 {
             Value::Uint(self.record.ret.unsigned_abs())
         } else {
             Value::Null
@@ -108,7 +131,11 @@ impl Slow {
     }
 
     fn bytes_shown(&self) -> Value<'_> {
-        self.error().map_or_else(|| self.bytes(), Value::String)
+        match self.error() {
+            _ if !self.is_finished() => Value::Text("running"),
+            Some(error) => Value::String(error),
+            None => self.bytes(),
+        }
     }
 
     fn offset_kib(&self) -> Value<'_> {
@@ -128,7 +155,8 @@ impl Slow {
 impl Row for Slow {
     const TYPE: &'static str = "event";
     const FIELDS: &'static [Field<Self>] = &[
-        Field::new("time", Kind::Time, "When it ended", |r: &Self| Value::Time(r.time)).column("TIME", 9),
+        Field::new("time", Kind::Time, "When it ended, or the tool did", |r: &Self| Value::Time(r.time))
+            .column("TIME", 9),
         Field::new("uid", Kind::Uint, "User id", |r: &Self| Value::Uint(r.record.uid.into())),
         Field::new("comm", Kind::Bytes, "Name of the thread", |r: &Self| {
             Value::Bytes(c_bytes(&r.record.comm))
@@ -137,18 +165,33 @@ impl Row for Slow {
         Field::new("pid", Kind::Uint, "Process id", |r: &Self| Value::Uint(r.record.tgid.into()))
             .column("PID", 8),
         Field::new("tid", Kind::Uint, "Thread id", |r: &Self| Value::Uint(r.record.tid.into())),
-        Field::new("fs_type", Kind::Bytes, "Type of the file system", |r: &Self| {
-            Value::Bytes(c_bytes(&r.record.fs_type))
+        Field::new("fs_type", Kind::Bytes, "Type of the file system, if known", |r: &Self| {
+            match c_bytes(&r.record.fs_type) {
+                [] => Value::Null,
+                name => Value::Bytes(name),
+            }
         })
+        .nullable()
         .column("TYPE", 8),
-        Field::table_only("T", 2, "R read, W write, O open, F fsync", |r: &Self| {
-            Value::Text(r.operation().0)
+        Field::table_only(
+            "T",
+            2,
+            "R read, W write, O open, F fsync, D readdir, S stat, C copy, M another change",
+            |r: &Self| Value::Text(r.operation().0),
+        ),
+        Field::new(
+            "operation",
+            Kind::Text,
+            "read, write, open, fsync, readdir, stat (also access and readlink), copy (sendfile, splice, \
+             copy_file_range), or change (of names and attributes)",
+            |r: &Self| Value::Text(r.operation().1),
+        ),
+        Field::new("call", Kind::Text, "Name of the system call, if measured there", Self::call).nullable(),
+        Field::new("finished", Kind::Bool, "Whether it ended before the tool did", |r: &Self| {
+            Value::Bool(r.is_finished())
         }),
-        Field::new("operation", Kind::Text, "read, write, open or fsync", |r: &Self| {
-            Value::Text(r.operation().1)
-        }),
-        Field::new("size_bytes", Kind::Uint, "Bytes read or written", Self::bytes).nullable(),
-        Field::table_only("BYTES", 8, "Bytes read or written, or the error", Self::bytes_shown),
+        Field::new("size_bytes", Kind::Uint, "Bytes read, written or copied", Self::bytes).nullable(),
+        Field::table_only("BYTES", 8, "Bytes read, written or copied, or the error", Self::bytes_shown),
         Field::new(
             "offset_bytes",
             Kind::Uint,
@@ -161,7 +204,7 @@ impl Row for Slow {
             r.error().map_or(Value::Null, Value::String)
         })
         .nullable(),
-        Field::new("latency_us", Kind::Float, "How long it took", |r: &Self| {
+        Field::new("latency_us", Kind::Float, "How long it took, or has taken so far", |r: &Self| {
             Value::Float(r.record.latency_ns as f64 / 1e3, 3)
         }),
         Field::table_only("LAT_MS", 8, "How long it took, in ms", |r: &Self| {
@@ -214,8 +257,14 @@ impl Trace for Fsslower {
             rodata.types_len = names.len() as u32;
         }
         session::set_buffer(open.open_object_mut(), &self.buffer)?;
-        let skeleton = session::load(open)?;
-        let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
+        let mut skeleton = session::load(open)?;
+        let mut flush = None;
+        let attach = |object: &_| {
+            flush = Some(session::Iterator::new(object, "flush")?);
+            Ok(Vec::new())
+        };
+        let mut session =
+            Session::start_with(Self::NAME, &self.common, skeleton.object(), &taken, &[], attach)?;
 
         let columns = self.columns();
         if self.csv {
@@ -223,15 +272,40 @@ impl Trace for Fsslower {
         }
         session.out().header(&columns)?;
         let mut cgroups = names::Cgroups::default();
-        session.stream(&skeleton.maps.events, |bytes, out| {
+        let bss = skeleton.maps.bss_data.as_deref_mut();
+        let end = || {
+            if let Some(bss) = bss {
+                bss.ended_ns = time::boottime_ns();
+            }
+        };
+        session.stream_to_the_end(&skeleton.maps.events, end, flush, |bytes, out| {
             let (record, tail) = kscope::record::<Record>(bytes)?;
-            let tail = &tail[..usize::from(record.path_len).min(tail.len())];
-            let path = (record.path_unknown == 0).then(|| names::path(tail, record.path_incomplete == 0));
             let time = out.clock().wall(record.time_ns);
+            let path = path_of(&record, tail);
             Ok(out.row(&columns, &Slow { time, path, cgroup: cgroups.path(record.cgroup), record })?)
         })?;
         Ok(session.finish()?)
     }
+}
+
+/// The path, if it is known: of the file, or as the caller gave it.
+fn path_of(record: &Record, tail: &[u8]) -> Option<Vec<u8>> {
+    if record.path_unknown != 0 {
+        return None;
+    }
+    let (names, rest) = tail.split_at(usize::from(record.path_len).min(tail.len()));
+    let given = &rest[..usize::from(record.string_len).min(rest.len())];
+    if given.starts_with(b"/") {
+        return Some(given.to_vec());
+    }
+    let mut path = names::path(names, record.path_incomplete == 0);
+    if !given.is_empty() {
+        if !path.ends_with(b"/") {
+            path.push(b'/');
+        }
+        path.extend(given);
+    }
+    Some(path)
 }
 
 impl Fsslower {
@@ -260,6 +334,14 @@ impl Fsslower {
             _ => return of_syscalls.choose(object, kernel),
         };
         match of_functions.choose(object, kernel) {
+            Ok(mut taken) => {
+                taken.notes.push(
+                    "reads, writes, opens that succeed and fsyncs are measured, by functions of the file system; \
+                     --syscalls measures more operations"
+                        .into(),
+                );
+                Ok(taken)
+            }
             Err(Error::NoHook { hook, refusals }) => {
                 let mut taken = of_syscalls.choose(object, kernel)?;
                 let why = Error::NoHook { hook: format!("{hook} of {name}"), refusals };
@@ -269,7 +351,7 @@ impl Fsslower {
                 ));
                 Ok(taken)
             }
-            other => other,
+            Err(other) => Err(other),
         }
     }
 }
