@@ -49,7 +49,8 @@ fn with_pid(workload: &Workload, args: &[&str]) -> Run {
 fn expected(action: &Value, kind: &str) -> Value {
     let text = |key: &str| String::from_utf8(unhex(action[key].as_str().unwrap())).unwrap();
     json!({
-        "uid": 0, "comm": text("comm_hex"), "pid": action["pid"], "tid": action["tid"], "fs_type": kind,
+        "uid": 0, "comm": text("comm_hex"), "pid": action["pid"], "tid": action["tid"], "finished": true,
+        "fs_type": if action["untyped"] == true { Value::Null } else { kind.into() },
         "operation": action["operation"], "size_bytes": action["size_bytes"],
         "offset_bytes": action["offset_bytes"], "error": action["error"], "path": text("path_hex"),
         "deleted": action["deleted"],
@@ -59,7 +60,7 @@ fn expected(action: &Value, kind: &str) -> Value {
 /// An event without what only the kernel knows.
 fn reported(mut event: Value) -> Value {
     let object = event.as_object_mut().unwrap();
-    ["type", "time", "cgroup", "latency_us"].iter().for_each(|key| drop(object.remove(*key)));
+    ["type", "time", "cgroup", "latency_us", "call"].iter().for_each(|key| drop(object.remove(*key)));
     event
 }
 
@@ -168,6 +169,56 @@ fn system_calls_show_errors_and_folders() {
 }
 
 #[test]
+fn system_calls_show_what_fails_and_what_has_no_descriptor() {
+    let calls = [
+        ("open-missing", "openat"),
+        ("stat", "newfstatat"),
+        ("stat-missing", "statx"),
+        ("fstat", "newfstatat"),
+        ("stat-at", "newfstatat"),
+        ("readdir", "getdents64"),
+        ("sendfile", "sendfile"),
+        ("mkdirat", "mkdirat"),
+        ("renameat", "renameat2"),
+        ("symlinkat", "symlinkat"),
+        ("unlinkat", "unlinkat"),
+        ("truncate", "truncate"),
+        ("ftruncate", "ftruncate"),
+    ];
+    let names = calls.map(|(action, _)| action);
+    let tmpfs = Mounted::tmpfs();
+    for way in ["tp_btf", "raw_tp"] {
+        let workload = workload(&tmpfs, &names);
+        let tracer = with_pid(&workload, &["-m", "0"]).env("KSCOPE_WAY", way).json();
+        let typed = with_pid(&workload, &["-m", "0", "-t", "tmpfs"]).env("KSCOPE_WAY", way).json();
+        let actions = workload.finish();
+        assert_eq!(actions[0]["error"], "ENOENT");
+        let finished = tracer.stop();
+        let reported: Vec<_> = finished.events().map(|event| event["call"].clone()).collect();
+        assert_eq!(reported, calls.map(|(_, call)| Value::from(call)));
+        assert_exactly(&finished, &actions, "tmpfs");
+        // Of what is known by its path alone, no type is known.
+        let known: Vec<Value> = actions.into_iter().filter(|action| action["untyped"] == false).collect();
+        assert_exactly(&typed.stop(), &known, "tmpfs");
+        std::fs::remove_dir(tmpfs.path().join("moved")).unwrap();
+    }
+}
+
+#[test]
+fn what_is_appended_is_not_at_the_offset_that_was_asked() {
+    let tmpfs = Mounted::tmpfs();
+    let workload = workload(&tmpfs, &["append", "pwrite-append", "pwritev2-append", "append"]);
+    let tracer = with_pid(&workload, &["-m", "0"]).json();
+    let actions = workload.finish();
+    let finished = tracer.stop();
+    assert_exactly(&finished, &actions, "tmpfs");
+    // Where the file stood says it for the plain ones.
+    let offsets: Vec<Value> = finished.events().map(|event| event["offset_bytes"].clone()).collect();
+    let start = offsets[0].as_u64().unwrap();
+    assert_eq!(offsets, [json!(start), Value::Null, Value::Null, json!(start + 500 + 500 + 150)]);
+}
+
+#[test]
 fn pipes_and_devices_are_not_reported() {
     let pipe_and_zero = Workload::start(["comm", "61"]);
     let tracer = with_pid(&pipe_and_zero, &["-m", "0"]).json();
@@ -176,7 +227,8 @@ fn pipes_and_devices_are_not_reported() {
     finished.check();
     let paths: Vec<_> = finished.events().map(|event| bytes_of(&event, "path")).collect();
     assert!(paths.iter().all(|path| path.starts_with(b"/")), "{finished:?}");
-    let types: Vec<_> = finished.events().map(|event| bytes_of(&event, "fs_type")).collect();
+    let typed = finished.events().filter(|event| !event["fs_type"].is_null());
+    let types: Vec<_> = typed.map(|event| bytes_of(&event, "fs_type")).collect();
     assert!(!types.iter().any(|kind| kind == b"pipefs" || kind == b"sockfs"), "{finished:?}");
 }
 
@@ -218,6 +270,38 @@ fn a_write_that_waits_is_as_slow_as_it_was() {
     assert_eq!(reported(writes[0].clone()), expected(&actions[1], "ext4"));
     let latency_us = writes[0]["latency_us"].as_f64().unwrap();
     assert!(least_us <= latency_us && latency_us <= most_us, "{least_us} {latency_us} {most_us}");
+}
+
+#[test]
+fn what_goes_on_at_the_end_is_named() {
+    let Some(ext4) = ext4("what goes on at the end") else { return };
+    for way in ["tp_btf", "raw_tp"] {
+        let mut workload = workload(&ext4, &["pwrite"]);
+        let pid = workload.pid();
+        let tracer =
+            with_pid(&workload, &["-t", "ext4", "--syscalls", "-m", "1"]).env("KSCOPE_WAY", way).json();
+        let root = std::fs::File::open(ext4.path()).unwrap();
+        // SAFETY: they take no memory.
+        unsafe { ioctl::freeze(root.as_raw_fd(), 0) }.unwrap();
+        workload.go();
+        wait_until("the write to wait", || (process::state(pid) == Some('D')).then_some(()));
+        let waits = std::time::Instant::now();
+        wait_until("it to have waited long", || (waits.elapsed().as_millis() > 5).then_some(()));
+        let finished = tracer.stop();
+        // SAFETY: as above.
+        unsafe { ioctl::thaw(root.as_raw_fd(), 0) }.unwrap();
+        let actions = workload.finish();
+        finished.check();
+        let running: Vec<Value> = finished.events().filter(|event| event["finished"] == false).collect();
+        assert_eq!(running.len(), 1, "{finished:?}");
+        let mut wanted = expected(&actions[0], "ext4");
+        let open = ["finished", "size_bytes", "offset_bytes", "error"];
+        open.iter().zip([json!(false), Value::Null, Value::Null, Value::Null]).for_each(|(key, value)| {
+            wanted[*key] = value;
+        });
+        assert_eq!(reported(running[0].clone()), wanted);
+        assert!(running[0]["latency_us"].as_f64().unwrap() >= 5e3, "{}", running[0]);
+    }
 }
 
 #[test]

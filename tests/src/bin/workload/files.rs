@@ -29,6 +29,10 @@ struct Action {
     /// Where in the file it begins, for a read or write.
     offset: Option<i64>,
     deleted: bool,
+    /// Whether it moves bytes.
+    moves: bool,
+    /// What it is about has no file system that the tool can know.
+    untyped: bool,
     /// Where the file is to stand before.
     seek: Option<(Rc<File>, i64)>,
     call: Call,
@@ -39,6 +43,8 @@ struct Plan {
     dir: PathBuf,
     data: Rc<File>,
     append: File,
+    /// The same file as `append`, not opened so.
+    others: File,
     gone: File,
     folder: File,
     made: usize,
@@ -56,10 +62,10 @@ impl Plan {
         let data = Rc::new(create("data")?);
         let gone = create("gone")?;
         fs::remove_file(dir.join("gone"))?;
-        create("append")?;
+        let others = create("append")?;
         let append = OpenOptions::new().append(true).open(dir.join("append"))?;
         let folder = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(&dir)?;
-        Ok(Self { data, append, gone, folder, made: 0, appended: 0, dir })
+        Ok(Self { data, append, others, gone, folder, made: 0, appended: 0, dir })
     }
 
     fn plan(&mut self, name: &str) -> Result<Action> {
@@ -71,9 +77,21 @@ impl Plan {
             path: dir.join("data"),
             offset,
             deleted: false,
+            moves: matches!(operation, "read" | "write" | "copy"),
+            untyped: false,
             seek: None,
             call: Call::native::<6>(nr, args),
         };
+        // A name in the folder, whether there is such a file or not.
+        let c_path = |name: &str| -> Result<usize> {
+            let path = dir.join(name);
+            Ok(leaked(CString::new(path.as_os_str().as_bytes())?.into_bytes_with_nul()))
+        };
+        let by_path = |operation, name: &str, nr, rest: [usize; 4]| -> Result<Action> {
+            let args = [c_path(name)?, rest[0], rest[1], rest[2], rest[3], 0];
+            Ok(Action { path: dir.join(name), untyped: true, ..action(operation, None, nr, args) })
+        };
+        let cwd = libc::AT_FDCWD as usize;
         // Where the call itself says where.
         let at = |operation, offset: i64, nr, args| action(operation, Some(offset), nr, args);
         // Where the file stands.
@@ -131,6 +149,91 @@ impl Plan {
                 let args = [libc::AT_FDCWD as usize, c_path, flags as usize, 0o600, 0, 0];
                 Action { path, ..action("open", None, libc::SYS_openat, args) }
             }
+            "pwrite-append" => {
+                self.appended += 500;
+                let args = [self.append.as_raw_fd() as usize, small, 500, 0, 0, 0];
+                Action { path: dir.join("append"), ..action("write", None, libc::SYS_pwrite64, args) }
+            }
+            // RWF_APPEND
+            "pwritev2-append" => {
+                self.appended += 150;
+                let args = [self.others.as_raw_fd() as usize, parts, 2, 3, 0, 0x10];
+                Action { path: dir.join("append"), ..action("write", None, libc::SYS_pwritev2, args) }
+            }
+            "open-missing" => {
+                let args = [cwd, c_path("missing")?, 0, 0, 0, 0];
+                Action {
+                    path: dir.join("missing"),
+                    untyped: true,
+                    ..action("open", None, libc::SYS_openat, args)
+                }
+            }
+            "stat" => {
+                let args = [cwd, c_path("data")?, large, 0, 0, 0];
+                Action { untyped: true, ..action("stat", None, libc::SYS_newfstatat, args) }
+            }
+            "stat-missing" => {
+                let args = [cwd, c_path("missing")?, 0, 0xfff, large, 0];
+                Action {
+                    path: dir.join("missing"),
+                    untyped: true,
+                    ..action("stat", None, libc::SYS_statx, args)
+                }
+            }
+            // As glibc does it.
+            "fstat" => {
+                let empty = leaked(vec![0u8]);
+                let args = [fd, empty, large, libc::AT_EMPTY_PATH as usize, 0, 0];
+                action("stat", None, libc::SYS_newfstatat, args)
+            }
+            "stat-at" => {
+                let args = [self.folder.as_raw_fd() as usize, leaked(b"data\0".to_vec()), large, 0, 0, 0];
+                Action { untyped: true, ..action("stat", None, libc::SYS_newfstatat, args) }
+            }
+            "readdir" => {
+                let args = [self.folder.as_raw_fd() as usize, large, 2000, 0, 0, 0];
+                Action { path: dir.clone(), ..action("readdir", None, libc::SYS_getdents64, args) }
+            }
+            "sendfile" => {
+                let from = leaked(vec![40i64]);
+                let args = [self.others.as_raw_fd() as usize, fd, from, 100, 0, 0];
+                self.appended += 100;
+                action("copy", None, libc::SYS_sendfile, args)
+            }
+            "mkdirat" => {
+                let args = [cwd, c_path("made")?, 0o700, 0, 0, 0];
+                Action {
+                    path: dir.join("made"),
+                    untyped: true,
+                    ..action("change", None, libc::SYS_mkdirat, args)
+                }
+            }
+            "renameat" => {
+                let args = [cwd, c_path("made")?, cwd, c_path("moved")?, 0, 0];
+                Action {
+                    path: dir.join("made"),
+                    untyped: true,
+                    ..action("change", None, libc::SYS_renameat2, args)
+                }
+            }
+            "symlinkat" => {
+                let args = [leaked(b"anything\0".to_vec()), cwd, c_path("link")?, 0, 0, 0];
+                Action {
+                    path: dir.join("link"),
+                    untyped: true,
+                    ..action("change", None, libc::SYS_symlinkat, args)
+                }
+            }
+            "unlinkat" => {
+                let args = [cwd, c_path("link")?, 0, 0, 0, 0];
+                Action {
+                    path: dir.join("link"),
+                    untyped: true,
+                    ..action("change", None, libc::SYS_unlinkat, args)
+                }
+            }
+            "truncate" => by_path("change", "append", libc::SYS_truncate, [SIZE as usize, 0, 0, 0])?,
+            "ftruncate" => action("change", None, libc::SYS_ftruncate, [fd, SIZE as usize, 0, 0, 0, 0]),
             _ => bail!("there is no action {name:?}"),
         })
     }
@@ -152,7 +255,7 @@ impl Action {
             lseek(file, *offset, Whence::SeekSet)?;
         }
         let result = self.call();
-        if self.operation == "open" {
+        if self.operation == "open" && self.name != "open-missing" {
             ensure!(result >= 0, "{}: {result}", self.name);
             close(result)?;
         }
@@ -160,7 +263,7 @@ impl Action {
         emit(&json!({
             "action": self.name, "pid": getpid().as_raw(), "tid": gettid().as_raw(), "comm_hex": comm_hex()?,
             "operation": self.operation, "path_hex": hex(self.path.as_os_str().as_bytes()),
-            "size_bytes": (result >= 0 && self.offset.is_some()).then_some(result),
+            "size_bytes": (result >= 0 && self.moves).then_some(result), "untyped": self.untyped,
             "offset_bytes": self.offset, "error": error, "deleted": self.deleted,
         }))
     }
