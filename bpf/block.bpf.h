@@ -8,6 +8,7 @@
 
 #define REQ_OP_MASK 0xff
 #define REQ_OP_SCSI_IN_BEFORE_5_11 32
+#define KSCOPE_STACKED_MAJORS 3
 
 /* 5.17 took rq_disk away, for request_queue.disk of 5.15. */
 struct request___rq_disk {
@@ -31,6 +32,11 @@ struct request___flush_list {
 	} flush;
 } __attribute__((preserve_access_index));
 
+/* 5.17 made worker_private, where threads of the kernel have what it is that they do. */
+struct task_struct___set_child_tid {
+	int *set_child_tid;
+} __attribute__((preserve_access_index));
+
 /* What user space finds out about the running kernel; and the disk that is asked for, or 0. */
 struct kscope_block {
 	__u32 target_dev;
@@ -42,6 +48,10 @@ struct kscope_block {
 	__u8 bio_queue_has_queue;
 	__u8 getrq_has_queue;
 	__u8 merge_has_queue;
+	__u8 split_has_queue;
+	__u8 remap_has_queue;
+	/* Of drivers that make requests for files or for other disks; 0 if this host has none. */
+	__u32 stacked_major[KSCOPE_STACKED_MAJORS];
 };
 
 const volatile struct kscope_block block;
@@ -51,6 +61,22 @@ static __always_inline __u32 disk_dev(bool btf, struct gendisk *disk)
 	if (!disk)
 		return 0;
 	return FIELD(btf, disk, major) << 20 | FIELD(btf, disk, first_minor);
+}
+
+static __always_inline bool other_disk(bool btf, struct gendisk *disk)
+{
+	return block.target_dev && disk_dev(btf, disk) != block.target_dev;
+}
+
+/* Whether what this disk is asked for is done by a file system or by other disks. */
+static __always_inline bool disk_is_stacked(bool btf, struct gendisk *disk)
+{
+	__u32 major = FIELD(btf, disk, major);
+
+	for (int i = 0; i < KSCOPE_STACKED_MAJORS; i++)
+		if (block.stacked_major[i] && major == block.stacked_major[i])
+			return true;
+	return false;
 }
 
 static __always_inline struct gendisk *request_disk(bool btf, struct request *rq)
@@ -153,6 +179,99 @@ static __always_inline bool bio_in_cgroup(struct bio *bio, __u64 cgroup)
 	return css_in_cgroup(&blkcg->css, cgroup);
 }
 
+/* What is known of a bio, which its address alone does not tell from the next one there. */
+struct bio_start {
+	__u64 ns; /* CLOCK_MONOTONIC; 0 if not known */
+	__u64 sector;
+	__u32 stage; /* the last one that was seen */
+	__u32 pad;
+};
+
+/* In their order. A cgroup's limit may hold a bio back after the first, a full queue after the
+ * second. Each may be missing. */
+enum bio_stage {
+	BIO_SUBMITTED,
+	BIO_QUEUED,
+	BIO_IN_REQUEST,
+};
+
+/* Forget a bio that was at this address before, and whose end was not seen: this one is another. */
+static __always_inline int forget(void *map, __u64 key)
+{
+	if (bpf_map_lookup_elem(map, &key))
+		bpf_map_delete_elem(map, &key);
+	return 0;
+}
+
+/* Whether the bio that comes to this stage is the one that `start` is of. */
+static __always_inline bool bio_goes_on(bool btf, struct bio_start *start, struct bio *bio,
+					enum bio_stage stage)
+{
+	if (start->stage >= stage)
+		return false;
+	/* One that failed between these two was not seen to end. */
+	if (start->stage == BIO_SUBMITTED && start->sector != FIELD(btf, bio, bi_iter.bi_sector))
+		return false;
+	start->stage = stage;
+	return true;
+}
+
+/* Whether this task lets bios go on that a cgroup's limit held back: others submitted them. */
+static __always_inline bool releases_bios(const __u8 *comm)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct task_struct___set_child_tid *old = (void *)task;
+	struct workqueue_struct *queue;
+	struct kthread *thread;
+	struct worker *worker;
+	__u64 name, wanted;
+
+	__builtin_memcpy(&name, comm, sizeof(name));
+	__builtin_memcpy(&wanted, "kworker/", sizeof(wanted));
+	if (name != wanted)
+		return false;
+	if (bpf_core_field_exists(task->worker_private))
+		thread = BPF_CORE_READ(task, worker_private);
+	else
+		thread = (void *)BPF_CORE_READ(old, set_child_tid);
+	worker = BPF_CORE_READ(thread, data);
+	queue = BPF_CORE_READ(worker, current_pwq, wq);
+	__builtin_memcpy(&wanted, "kthrotld", sizeof(wanted));
+	return !bpf_core_read(&name, sizeof(name), &queue->name) && name == wanted;
+}
+
+/*
+ * A bio is about to be compared with its cgroup's limits, in the context of who submitted it. The
+ * block layer has no tracepoint there. But bios to partitions, and those that dm, md and their like
+ * hand on, are given their place on the disk just before: block_bio_remap.
+ */
+#define THROTTLE_HOOKS(call)                                                                       \
+	static __always_inline int throttle__body(bool btf, struct bio *bio)                       \
+	{                                                                                          \
+		NO_PREEMPT();                                                                      \
+		return call;                                                                       \
+	}                                                                                          \
+	SEC("fentry")                                                                              \
+	int BPF_PROG(throttle__fentry, struct bio *bio)                                            \
+	{                                                                                          \
+		return throttle__body(true, bio);                                                  \
+	}                                                                                          \
+	SEC("kprobe")                                                                              \
+	int BPF_KPROBE(throttle__kprobe, struct bio *bio)                                          \
+	{                                                                                          \
+		return throttle__body(false, bio);                                                 \
+	}                                                                                          \
+	SEC("tp_btf/block_bio_remap")                                                              \
+	int remap__tp_btf(__u64 *ctx)                                                              \
+	{                                                                                          \
+		return throttle__body(true, REMAP_BIO(ctx));                                       \
+	}                                                                                          \
+	SEC("raw_tp/block_bio_remap")                                                              \
+	int remap__raw_tp(__u64 *ctx)                                                              \
+	{                                                                                          \
+		return throttle__body(false, REMAP_BIO(ctx));                                      \
+	}
+
 /* The request or the bio that a tracepoint's probes get. */
 #define ISSUE_RQ(ctx)                                                                              \
 	((struct request *)(block.issue_has_queue ? RAW_ARG(ctx, 1) : RAW_ARG(ctx, 0)))
@@ -160,5 +279,7 @@ static __always_inline bool bio_in_cgroup(struct bio *bio, __u64 cgroup)
 	((struct bio *)(block.bio_queue_has_queue ? RAW_ARG(ctx, 1) : RAW_ARG(ctx, 0)))
 #define GETRQ_BIO(ctx) ((struct bio *)(block.getrq_has_queue ? RAW_ARG(ctx, 1) : RAW_ARG(ctx, 0)))
 #define MERGE_BIO(ctx) ((struct bio *)(block.merge_has_queue ? RAW_ARG(ctx, 2) : RAW_ARG(ctx, 0)))
+#define SPLIT_BIO(ctx) ((struct bio *)(block.split_has_queue ? RAW_ARG(ctx, 1) : RAW_ARG(ctx, 0)))
+#define REMAP_BIO(ctx) ((struct bio *)(block.remap_has_queue ? RAW_ARG(ctx, 1) : RAW_ARG(ctx, 0)))
 
 #endif

@@ -16,14 +16,17 @@
 
 #define BLOCK_BIOS_MAX 8192
 #define BLOCK_FLUSHES_MAX 1024
-/* More bios of one request, or requests that wait for one flush, are not looked at. */
+/* More bios of one request, or requests that wait for one flush, are not looked at; but those bios
+ * are forgotten, of 4 KiB each as many as a request can hold. */
 #define BLOCK_WALK_MAX 128
+#define BLOCK_FORGET_MAX 1024
+#define NO_TIME (~0ULL)
 #define BLOCK_WAITING_MAX 16
 #define BLOCK_PART_MAX 16
 
 struct block_submitter {
-	__u64 submit_ns; /* CLOCK_MONOTONIC; 0 if not taken */
-	__u64 issue_ns;	 /* the same, where the request does not carry it */
+	struct bio_start start; /* its time is taken with want_queue_time alone */
+	__u64 issue_ns;		/* CLOCK_MONOTONIC; 0 where the request carries it */
 	__u64 cgroup;
 	__u32 tgid;
 	__u32 tid;
@@ -52,11 +55,10 @@ struct block_io {
 /* Of the tool. */
 static __always_inline void block_io_ended(struct block_io *io);
 
+/* The time in the queue begins with the bio, which then is seen at each stage. */
 const volatile bool want_queue_time;
 const volatile bool want_uid;
 const volatile bool want_cgroup;
-/* Whether some disk's requests do not carry when they were made. */
-const volatile bool take_submit_time;
 /* Whether bios that are no part of a request are followed. */
 const volatile bool follow_bios;
 
@@ -66,6 +68,9 @@ struct {
 	__type(key, __u64);
 	__type(value, struct block_submitter);
 } submitted SEC(".maps");
+
+/* Whether a bio found no room there before it had a request; what that misses is counted then. */
+bool submitted_full;
 
 /* When flushes were issued: they have no bio. */
 struct {
@@ -78,6 +83,7 @@ struct {
 /* A bio of a device that makes no requests. */
 struct block_bio {
 	struct block_submitter by;
+	__u64 queued_ns;
 	__u64 sector;
 	__u32 bytes;
 	__u32 dev;
@@ -106,45 +112,109 @@ static __always_inline void set_submitter(struct block_submitter *by)
 		by->cgroup = bpf_get_current_cgroup_id();
 }
 
-static __always_inline bool other_disk(bool btf, struct gendisk *disk)
-{
-	return block.target_dev && disk_dev(btf, disk) != block.target_dev;
-}
-
 static __always_inline void count_lost(void)
 {
 	count(GENERATED);
 	count(LOST_MAP_FULL);
 }
 
-/* Forget a bio that was at this address before, and whose end was not seen: this one is another. */
-static __always_inline int forget(void *map, __u64 key)
+/* The cgroup that the block layer charges a bio to, if it is one of version 2. */
+static __always_inline __u64 charged_cgroup(struct bio *bio)
 {
-	if (bpf_map_lookup_elem(map, &key))
-		bpf_map_delete_elem(map, &key);
-	return 0;
+	struct cgroup *cgroup;
+
+	if (!want_cgroup || !bpf_core_field_exists(bio->bi_blkg))
+		return 0;
+	cgroup = BPF_CORE_READ(bio, bi_blkg, blkcg, css.cgroup);
+	if (!cgroup || BPF_CORE_READ(cgroup, root, hierarchy_id))
+		return 0;
+	return BPF_CORE_READ(cgroup, kn, id);
+}
+
+/* Who submitted this bio, if that is known from an earlier stage. */
+static __always_inline struct block_submitter *known_submitter(bool btf, struct bio *bio,
+							       enum bio_stage stage)
+{
+	__u64 key = (__u64)bio;
+	struct block_submitter *by = bpf_map_lookup_elem(&submitted, &key);
+
+	return by && bio_goes_on(btf, &by->start, bio, stage) ? by : NULL;
+}
+
+/* Who submits this bio: known already; or found out into `new`; or NULL: that does not pass. */
+static __always_inline struct block_submitter *
+find_submitter(bool btf, struct bio *bio, enum bio_stage stage, struct block_submitter *new)
+{
+	struct block_submitter *known;
+	bool is_released;
+
+	if (want_queue_time) {
+		known = known_submitter(btf, bio, stage);
+		if (known)
+			return known;
+	}
+	set_submitter(new);
+	is_released = stage > BIO_SUBMITTED && releases_bios(new->comm);
+	if (is_released && !want_queue_time) {
+		known = known_submitter(btf, bio, stage);
+		if (known)
+			return known;
+	}
+	if (!filter_is_empty() && (is_released || !filter_current()))
+		return NULL;
+	if (is_released) {
+		/* Others submitted it, at a time of which nothing is known. */
+		count(DROPPED_HELD_BACK);
+		__builtin_memset(new, 0, sizeof(*new));
+		new->cgroup = charged_cgroup(bio);
+	} else if (want_queue_time && stage == BIO_IN_REQUEST && submitted_full) {
+		/* It may have been submitted long before. */
+		count(DROPPED_MAP_FULL);
+	} else if (want_queue_time) {
+		new->start.ns = bpf_ktime_get_ns();
+	}
+	new->start.stage = stage;
+	if (stage == BIO_SUBMITTED)
+		new->start.sector = FIELD(btf, bio, bi_iter.bi_sector);
+	return new;
 }
 
 /* is_first: of the bios that its request will consist of. */
-static __always_inline int on_submit(bool btf, struct bio *bio, bool is_first)
+static __always_inline int on_submit(bool btf, struct bio *bio, enum bio_stage stage, bool is_first)
 {
-	struct block_submitter by = {};
+	struct block_submitter new = {}, *by;
 	__u64 key = (__u64)bio;
 
 	if (block.target_dev && other_disk(btf, bio_disk(btf, bio)))
 		return 0;
-	if (!filter_is_empty() && !filter_current())
+	by = find_submitter(btf, bio, stage, &new);
+	if (!by)
 		return forget(&submitted, key);
-	set_submitter(&by);
-	if (take_submit_time)
-		by.submit_ns = bpf_ktime_get_ns();
-	if (!bpf_map_update_elem(&submitted, &key, &by, BPF_ANY))
+	if (by != &new || !bpf_map_update_elem(&submitted, &key, by, BPF_ANY))
 		return 0;
-	if (filter_is_empty())
+	if (stage < BIO_IN_REQUEST)
+		submitted_full = true;
+	else if (filter_is_empty())
 		count(DROPPED_MAP_FULL);
 	else if (is_first)
 		/* Nobody will know that it passed. */
 		count_lost();
+	return 0;
+}
+
+/* The first part of a bio that is too big; the rest is the old bio. */
+static __always_inline int on_split(bool btf, struct bio *part)
+{
+	__u64 whole = (__u64)FIELD(btf, part, bi_private);
+	struct block_submitter by, *known;
+	__u64 key = (__u64)part;
+
+	known = bpf_map_lookup_elem(&submitted, &whole);
+	if (!known)
+		return forget(&submitted, key);
+	by = *known;
+	if (bpf_map_update_elem(&submitted, &key, &by, BPF_ANY))
+		submitted_full = true;
 	return 0;
 }
 
@@ -189,6 +259,9 @@ static __always_inline void add_unseen(__u32 *to, __u32 value)
 /* Both times, from when the I/O was submitted and issued, each 0 if that is not known. */
 static __always_inline void set_times(struct block_io *io, __u64 submit, __u64 issue, __u64 now)
 {
+	/* The kernel may have read its clock once for a batch, before this one was submitted. */
+	if (issue && issue < submit)
+		issue = submit;
 	if (!issue)
 		count(DROPPED_UNKNOWN_START);
 	else if (now < issue)
@@ -199,12 +272,8 @@ static __always_inline void set_times(struct block_io *io, __u64 submit, __u64 i
 	}
 	if (!want_queue_time || !submit || !issue)
 		return;
-	if (issue < submit)
-		count(DROPPED_NEGATIVE_TIME);
-	else {
-		io->queue_ns = issue - submit;
-		io->has_queue_time = true;
-	}
+	io->queue_ns = issue - submit;
+	io->has_queue_time = true;
 }
 
 /* Who waits for a flush that has ended is who wanted it. */
@@ -225,8 +294,6 @@ static __always_inline void take_waiting(struct request *rq, struct block_io *io
 		if (by && !io->by.known) {
 			io->by = *by;
 			io->by.issue_ns = 0;
-			if (request_keeps_start_time(false, waiting))
-				io->by.submit_ns = BPF_CORE_READ(waiting, start_time_ns);
 		} else if (by && by->tgid != io->by.tgid) {
 			add_unseen(&io->others, 1);
 		}
@@ -244,17 +311,30 @@ static __always_inline void take_waiting(struct request *rq, struct block_io *io
 /* Who submitted the bios of a request that has ended, which are forgotten. */
 static __always_inline void take_submitters(bool btf, struct bio *bio, struct block_io *io)
 {
+	__u64 oldest = NO_TIME;
+
 	for (int i = 0; i < BLOCK_WALK_MAX && bio; i++) {
 		__u64 key = (__u64)bio;
 		struct block_submitter *by = bpf_map_lookup_elem(&submitted, &key);
 
 		if (by) {
+			/* What was merged at the front came later. */
+			if (by->start.ns < oldest)
+				oldest = by->start.ns;
 			if (!io->by.known)
 				io->by = *by;
 			else if (by->tgid != io->by.tgid)
 				add_unseen(&io->others, 1);
 			bpf_map_delete_elem(&submitted, &key);
 		}
+		add_unseen(&io->bios, 1);
+		bio = FIELD(btf, bio, bi_next);
+	}
+	io->by.start.ns = oldest == NO_TIME ? 0 : oldest;
+	for (int i = 0; i < BLOCK_FORGET_MAX && bio; i++) {
+		__u64 key = (__u64)bio;
+
+		bpf_map_delete_elem(&submitted, &key);
 		add_unseen(&io->bios, 1);
 		bio = FIELD(btf, bio, bi_next);
 	}
@@ -318,13 +398,11 @@ static __always_inline int on_complete(bool btf, struct request *rq, int status,
 	}
 	if (!io.by.known && !filter_is_empty())
 		return 0;
-	submit = io.by.submit_ns;
+	submit = io.by.start.ns;
 	issue = io.by.issue_ns;
 	/* Loads of their own: the verifier wants an instruction to read one kind of memory. */
 	barrier_var(submit);
 	barrier_var(issue);
-	if (request_keeps_start_time(btf, rq))
-		submit = FIELD(btf, rq, start_time_ns);
 	if (FIELD(btf, rq, io_start_time_ns))
 		issue = FIELD(btf, rq, io_start_time_ns);
 	now = bpf_ktime_get_ns();
@@ -337,15 +415,25 @@ static __always_inline int on_bio_queue(bool btf, struct bio *bio)
 {
 	struct gendisk *disk = bio_disk(btf, bio);
 	struct block_bio value = {};
+	struct block_submitter *by;
 	__u64 key = (__u64)bio;
 
-	/* Those that get a request are followed by it. */
-	if (!disk || !disk_takes_bios(btf, disk) || other_disk(btf, disk))
+	if (!disk || other_disk(btf, disk))
 		return 0;
-	if (!filter_is_empty() && !filter_current())
+	/* Those that get a request are followed by it. */
+	if (!disk_takes_bios(btf, disk))
+		return want_queue_time ? on_submit(btf, bio, BIO_QUEUED, true) : 0;
+	by = find_submitter(btf, bio, BIO_QUEUED, &value.by);
+	if (!by)
 		return forget(&bios, key);
-	set_submitter(&value.by);
-	value.by.submit_ns = bpf_ktime_get_ns();
+	if (by == &value.by) {
+		/* Nothing that is known held it back. */
+		value.by.start.ns = 0;
+	} else {
+		value.by = *by;
+		bpf_map_delete_elem(&submitted, &key);
+	}
+	value.queued_ns = bpf_ktime_get_ns();
 	value.dev = disk_dev(btf, disk);
 	value.sector = FIELD(btf, bio, bi_iter.bi_sector);
 	value.bytes = FIELD(btf, bio, bi_iter.bi_size);
@@ -362,6 +450,9 @@ static __always_inline int on_bio_complete(struct bio *bio)
 	struct block_bio *value = bpf_map_lookup_elem(&bios, &key);
 	struct block_io io = {};
 
+	/* One that failed before it had a request, or was not looked at in a long one. */
+	if (want_queue_time)
+		forget(&submitted, key);
 	if (!value) {
 		/* Filtered out; or there was no such disk when the tool started. */
 		if (!follow_bios && filter_is_empty())
@@ -373,18 +464,22 @@ static __always_inline int on_bio_complete(struct bio *bio)
 	io.sector = value->sector;
 	io.bytes = value->bytes;
 	io.cmd_flags = value->cmd_flags;
+	set_times(&io, value->by.start.ns, value->queued_ns, now);
 	bpf_map_delete_elem(&bios, &key);
 	io.bios = 1;
 	io.is_bio = true;
 	io.status = BPF_CORE_READ(bio, bi_status);
-	set_times(&io, 0, io.by.submit_ns, now);
 	block_io_ended(&io);
 	return 0;
 }
 
-TRACEPOINT_HOOK(submit, "block_getrq", on_submit(btf, GETRQ_BIO(ctx), true))
-TRACEPOINT_HOOK(back_merge, "block_bio_backmerge", on_submit(btf, MERGE_BIO(ctx), false))
-TRACEPOINT_HOOK(front_merge, "block_bio_frontmerge", on_submit(btf, MERGE_BIO(ctx), false))
+THROTTLE_HOOKS(on_submit(btf, bio, BIO_SUBMITTED, true))
+TRACEPOINT_HOOK(submit, "block_getrq", on_submit(btf, GETRQ_BIO(ctx), BIO_IN_REQUEST, true))
+TRACEPOINT_HOOK(back_merge, "block_bio_backmerge",
+		on_submit(btf, MERGE_BIO(ctx), BIO_IN_REQUEST, false))
+TRACEPOINT_HOOK(front_merge, "block_bio_frontmerge",
+		on_submit(btf, MERGE_BIO(ctx), BIO_IN_REQUEST, false))
+TRACEPOINT_HOOK(split, "block_split", on_split(btf, SPLIT_BIO(ctx)))
 TRACEPOINT_HOOK(issue, "block_rq_issue", on_issue(btf, ISSUE_RQ(ctx)))
 TRACEPOINT_HOOK(complete, "block_rq_complete",
 		on_complete(btf, (struct request *)ctx[0], ctx[1], ctx[2]))

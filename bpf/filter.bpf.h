@@ -15,27 +15,35 @@ static __always_inline bool filter_list(const volatile __u32 *list, __u32 len, _
 	return !len;
 }
 
+static __always_inline bool filter_targets(const __u64 *list, __u32 len, __u32 value)
+{
+	for (__u32 i = 0; i < KSCOPE_FILTER_MAX && i < len; i++)
+		if (list[i] == value)
+			return true;
+	return !len;
+}
+
 static __always_inline bool filter_current_cgroup(void)
 {
 	for (__u32 i = 0; i < KSCOPE_FILTER_MAX && i < filter.cgroups; i++)
-		if (current_in_cgroup(filter.cgroup[i], filter.cgroup_level[i]))
+		if (current_in_cgroup(targets.cgroup[i], filter.cgroup_level[i],
+				      filter.cgroup_controller[i]))
 			return true;
 	return !filter.cgroups;
 }
 
-/* The name contains --comm, as in bcc. */
-static __always_inline bool filter_comm(const __u8 *comm)
+/* The name contains one of --comm, as in bcc. What is behind its end is zero. */
+static __always_inline bool filter_comm(const __u64 *comm)
 {
-	for (__u32 start = 0; start < KSCOPE_COMM_LEN; start++) {
-		__u32 same = 0;
+	__u64 low = comm[0], high = comm[1];
 
-		if (start + filter.comm_len > KSCOPE_COMM_LEN)
-			break;
-		for (__u32 i = 0; i < KSCOPE_COMM_LEN && i < filter.comm_len; i++)
-			if (start + i < KSCOPE_COMM_LEN && comm[start + i] == filter.comm[i])
-				same++;
-		if (same == filter.comm_len)
-			return true;
+	for (__u32 start = 0; start < KSCOPE_COMM_LEN; start++) {
+		for (__u32 i = 0; i < KSCOPE_FILTER_MAX && i < filter.comms; i++)
+			if ((low & filter.comm[i].low_mask) == filter.comm[i].low &&
+			    (high & filter.comm[i].high_mask) == filter.comm[i].high)
+				return true;
+		low = low >> 8 | high << 56;
+		high >>= 8;
 	}
 	return false;
 }
@@ -49,8 +57,8 @@ static __always_inline bool filter_not_own(__u64 pids)
 /* By the same numbers. */
 static __always_inline bool filter_pids(__u64 pids)
 {
-	return filter_not_own(pids) && filter_list(filter.tgid, filter.tgids, pids >> 32) &&
-	       filter_list(filter.tid, filter.tids, pids);
+	return filter_not_own(pids) && filter_targets(targets.tgid, filter.tgids, pids >> 32) &&
+	       filter_targets(targets.tid, filter.tids, pids);
 }
 
 /* By the command that the process belongs to, which the kernel's own number tells. */
@@ -78,8 +86,8 @@ static __always_inline bool filter_current_task(struct task_struct *task)
 		return false;
 	if (filter.uids && !filter_list(filter.uid, filter.uids, bpf_get_current_uid_gid()))
 		return false;
-	if (filter.comm_len) {
-		__u8 comm[KSCOPE_COMM_LEN] = {};
+	if (filter.comms) {
+		__u64 comm[2] = {};
 
 		bpf_get_current_comm(comm, sizeof(comm));
 		if (!filter_comm(comm))
@@ -97,7 +105,7 @@ static __always_inline bool filter_current(void)
 static __always_inline bool filter_task_cgroup(struct task_struct *task)
 {
 	for (__u32 i = 0; i < KSCOPE_FILTER_MAX && i < filter.cgroups; i++)
-		if (task_in_cgroup(task, filter.cgroup[i]))
+		if (task_in_cgroup(task, targets.cgroup[i], filter.cgroup_controller[i]))
 			return true;
 	return !filter.cgroups;
 }
@@ -115,10 +123,10 @@ static __always_inline bool filter_task(bool btf, struct task_struct *task)
 	    !filter_list(filter.uid, filter.uids,
 			 btf ? task->cred->uid.val : BPF_CORE_READ(task, cred, uid.val)))
 		return false;
-	if (filter.comm_len) {
-		__u8 comm[KSCOPE_COMM_LEN] = {};
+	if (filter.comms) {
+		__u64 comm[2] = {};
 
-		bpf_core_read(comm, sizeof(comm), &task->comm);
+		bpf_core_read_str(comm, sizeof(comm), &task->comm);
 		if (!filter_comm(comm))
 			return false;
 	}

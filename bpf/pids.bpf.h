@@ -6,24 +6,27 @@
 #ifndef KSCOPE_PIDS_BPF_H
 #define KSCOPE_PIDS_BPF_H
 
-#include "kscope.bpf.h"
+#include "targets.bpf.h"
 
 #define PIDNS_LEVELS 33 /* MAX_PID_NS_LEVEL, and the first one */
-#define KSCOPE_FILTER_MAX 32
+
+/* A name of a thread, as two words, and the bits of it that are to be compared. */
+struct kscope_name {
+	__u64 low, high;
+	__u64 low_mask, high_mask;
+};
 
 /* Constant at load time: the verifier removes what is not asked for. An empty list passes all. */
 struct kscope_filter {
-	__u64 cgroup[KSCOPE_FILTER_MAX];
+	struct kscope_name comm[KSCOPE_FILTER_MAX];
 	__u32 cgroup_level[KSCOPE_FILTER_MAX];
-	__u32 tgid[KSCOPE_FILTER_MAX];
-	__u32 tid[KSCOPE_FILTER_MAX];
+	__u32 cgroup_controller[KSCOPE_FILTER_MAX]; /* enum kscope_controller */
 	__u32 uid[KSCOPE_FILTER_MAX];
-	__u8 comm[KSCOPE_COMM_LEN];
 	__u32 cgroups;
 	__u32 tgids;
 	__u32 tids;
 	__u32 uids;
-	__u32 comm_len;
+	__u32 comms;
 	__u32 own_tgid; /* the tool's own process, which is never traced */
 	__u32 pidns;	/* the namespace of these numbers, by its inode; 0 is the first one */
 	__u32 follow;	/* trace what this process starts only; 0: everything */

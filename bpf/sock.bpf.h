@@ -22,6 +22,13 @@ struct kscope_ends {
 	__u16 remote_port;
 };
 
+/* What tells sockets with the same ends apart, and what they are parts of. */
+struct kscope_place {
+	__u32 netns; /* the network namespace, by its inode; 0: the kernel has one only */
+	__u32 scope; /* the interface's number, where an end is a link-local address; else 0 */
+	__u32 mptcp; /* the token of the MPTCP connection that this is a subflow of, or 0 */
+};
+
 /* Ports that pass, one bit each: a list of any length costs the same. */
 struct kscope_ports {
 	__u64 bits[1024];
@@ -79,6 +86,44 @@ static __always_inline void sock_ends(bool btf, const struct sock *sk, struct ks
 	ends->remote_port = bpf_ntohs(FIELD(btf, sk, __sk_common.skc_dport));
 }
 
+static __always_inline bool is_link_local(const __u8 *address)
+{
+	return address[0] == 0xfe && (address[1] & 0xc0) == 0x80;
+}
+
+/* The MPTCP socket that the program has in place of this one of TCP, or NULL. */
+static __always_inline struct mptcp_sock *sock_mptcp(const struct sock *sk)
+{
+	const struct tcp_sock *tp = (const struct tcp_sock *)sk;
+	struct mptcp_subflow_context *subflow;
+
+	if (!bpf_core_field_exists(tp->is_mptcp) || !BPF_CORE_READ(tp, is_mptcp))
+		return NULL;
+	subflow = BPF_CORE_READ((const struct inet_connection_sock *)sk, icsk_ulp_data);
+	return (struct mptcp_sock *)BPF_CORE_READ(subflow, conn);
+}
+
+/* The token of the MPTCP connection that a TCP socket is a subflow of, or 0. */
+static __always_inline __u32 sock_mptcp_token(const struct sock *sk)
+{
+	struct mptcp_sock *mptcp = sock_mptcp(sk);
+
+	return mptcp ? BPF_CORE_READ(mptcp, token) : 0;
+}
+
+/* Of a TCP socket with these ends. */
+static __always_inline void sock_place(bool btf, const struct sock *sk,
+				       const struct kscope_ends *ends, struct kscope_place *place)
+{
+	/* By a probe read: for a typed load of a pointer the verifier looks through all types by
+	 * name, which takes a millisecond. */
+	if (bpf_core_field_exists(sk->__sk_common.skc_net.net))
+		place->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+	if (is_link_local(ends->remote) || is_link_local(ends->local))
+		place->scope = FIELD(btf, sk, __sk_common.skc_bound_dev_if);
+	place->mptcp = sock_mptcp_token(sk);
+}
+
 /*
  * Whether a task that uses the socket runs: it holds the socket's lock, which an interrupt that
  * finds it held leaves alone. Also some that list sockets do, but they change no state.
@@ -88,6 +133,17 @@ static __always_inline bool sock_owned_by_task(bool btf, const struct sock *sk)
 	return FIELD(btf, sk, sk_lock.owned);
 }
 
+/* The socket behind a file, or NULL. */
+static __always_inline struct sock *sock_of_file(struct file *file)
+{
+	struct socket *sock;
+
+	if (!file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return NULL;
+	sock = BPF_CORE_READ(file, private_data);
+	return BPF_CORE_READ(sock, sk);
+}
+
 /* The socket behind a descriptor of the running task. */
 static __always_inline struct sock *sock_of_fd(int fd)
 {
@@ -95,19 +151,15 @@ static __always_inline struct sock *sock_of_fd(int fd)
 	struct fdtable *fdt = BPF_CORE_READ(task, files, fdt);
 	struct file **fds = BPF_CORE_READ(fdt, fd);
 	struct file *file = NULL;
-	struct socket *sock;
 
 	if ((__u32)fd >= BPF_CORE_READ(fdt, max_fds))
 		return NULL;
 	bpf_probe_read_kernel(&file, sizeof(file), fds + fd);
-	if (!file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
-		return NULL;
-	sock = BPF_CORE_READ(file, private_data);
-	return BPF_CORE_READ(sock, sk);
+	return sock_of_file(file);
 }
 
-/* The remote end that a caller passes in a struct sockaddr. Returns whether it is one. */
-static __always_inline bool ends_of_sockaddr(struct kscope_ends *ends, const void *user)
+/* The address and the port that a caller passes in a struct sockaddr. Returns whether it is one. */
+static __always_inline bool read_sockaddr(const void *user, __u8 *address, __u16 *port)
 {
 	struct sockaddr_in6 v6 = {};
 	struct sockaddr_in v4 = {};
@@ -117,16 +169,16 @@ static __always_inline bool ends_of_sockaddr(struct kscope_ends *ends, const voi
 	if (family == AF_INET) {
 		if (bpf_probe_read_user(&v4, sizeof(v4), user))
 			return false;
-		map_ipv4(ends->remote, v4.sin_addr.s_addr);
-		ends->remote_port = bpf_ntohs(v4.sin_port);
+		map_ipv4(address, v4.sin_addr.s_addr);
+		*port = bpf_ntohs(v4.sin_port);
 		return true;
 	}
 	/* Without the scope, which callers of old leave out. */
 	if (family != AF_INET6 ||
 	    bpf_probe_read_user(&v6, offsetof(struct sockaddr_in6, sin6_scope_id), user))
 		return false;
-	__builtin_memcpy(ends->remote, &v6.sin6_addr, sizeof(ends->remote));
-	ends->remote_port = bpf_ntohs(v6.sin6_port);
+	__builtin_memcpy(address, &v6.sin6_addr, sizeof(v6.sin6_addr));
+	*port = bpf_ntohs(v6.sin6_port);
 	return true;
 }
 

@@ -8,12 +8,17 @@
 #define KSCOPE_STACK_BPF_H
 
 #include "events.bpf.h"
+#include "pids.bpf.h"
 
 /* The most frames that --perf-max-stack-depth can ask for. */
 #define STACK_DEPTH_MAX 1024
 
 /* include/linux/sched.h */
 #define PF_KTHREAD 0x00200000
+
+/* include/linux/mm.h */
+#define VM_EXEC 0x00000004
+#define VM_SHARED 0x00000008
 
 /* Ids that are none: there was no such stack; it was not kept, which is counted. */
 #define STACK_NONE 0
@@ -35,6 +40,37 @@ struct stack_head {
 };
 
 _Static_assert(sizeof(struct stack_head) == 32, "size of stack_head");
+
+/*
+ * Processes by number: which address space a process was seen in, and which of its generations. A
+ * new one begins when code of another file may lie where code lay before, so that an address means
+ * one thing in each. Two processes that share a slot take it from each other: then a new generation
+ * begins every 17 seconds, or when the pages of code are others.
+ */
+#define STACK_SLOTS 4096
+#define STACK_SHARED_BITS 34
+/* A program that makes code changes its pages of code often: so many of such changes count. */
+#define STACK_PAGES_CHANGES 8
+
+enum stack_limits {
+	/* Generations that can be told apart; user space gives no names to what changed by then. */
+	STACK_GENERATIONS_MAX = 256,
+};
+
+struct stack_slot {
+	__u64 id;    /* the generation's, 0: another one is to begin */
+	__u64 space; /* hash of what tells address spaces apart */
+	__u64 pages; /* of code, as the generation began */
+	/* The addresses at which files were mapped since the first generation. */
+	__u64 start;
+	__u64 end;
+	__u64 stack_start;
+	__u32 tgid;
+	__u16 pages_changes;
+	__u16 generations;
+};
+
+_Static_assert(sizeof(struct stack_slot) == 56, "size of stack_slot");
 
 struct stack_buffer {
 	struct stack_head head;
@@ -86,8 +122,16 @@ struct {
 	__type(value, struct stack_value);
 } stacks SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, STACK_SLOTS);
+	__type(key, __u32);
+	__type(value, struct stack_slot);
+} stack_slots SEC(".maps");
+
 /* For the skeleton to have its enumerators. */
 enum stack_kind *stack_kind_type __attribute__((unused));
+enum stack_limits *stack_limits_type __attribute__((unused));
 
 /* Once there was no room for an id, none is sent any more: user space would only forget it. */
 bool stack_ids_full;
@@ -116,14 +160,43 @@ __noinline __u64 stack_hash(__u64 hash, __u32 frames)
 	return hash;
 }
 
+static __always_inline struct stack_slot *stack_slot(__u32 tgid)
+{
+	__u32 key = tgid % STACK_SLOTS;
+
+	return bpf_map_lookup_elem(&stack_slots, &key);
+}
+
+/* Have another generation begin at the next stack. */
+static __always_inline void stack_end_generation(struct stack_slot *slot)
+{
+	if (slot->generations < STACK_GENERATIONS_MAX)
+		slot->id = 0;
+}
+
+/* Code has gone, so that other code may come to its place. */
+static __always_inline void stack_check_pages(struct stack_slot *slot, __u64 pages)
+{
+	if (!slot->id || slot->pages == pages || slot->pages_changes >= STACK_PAGES_CHANGES)
+		return;
+	if (pages < slot->pages) {
+		slot->start = 0;
+		slot->end = ~0ULL;
+	}
+	slot->pages_changes++;
+	stack_end_generation(slot);
+}
+
 /*
  * The address space of the running task: another one after an execve, which begins a new stack at
  * random and, without that, has another program, and another one for a new process of an old
- * number. 0: it has none, as kernel threads and tasks that end.
+ * number; and in it the generation. 0: it has none, as kernel threads and tasks that end. Two CPUs
+ * may each begin a generation at once, which makes one more of them.
  */
-static __always_inline __u64 stack_space(__u32 tgid, __u64 *stack_start)
+static __always_inline __u64 stack_space(__u32 tgid, __u64 now, __u64 *stack_start)
 {
-	__u64 start, code;
+	struct stack_slot *slot;
+	__u64 space, code, pages, id, since = now;
 
 	/* Direct loads of null's members give 0 too. */
 	if (CURRENT_IS_TYPED()) {
@@ -131,19 +204,97 @@ static __always_inline __u64 stack_space(__u32 tgid, __u64 *stack_start)
 
 		*stack_start = task->mm->start_stack;
 		code = task->mm->end_code;
-		start = task->group_leader->start_boottime;
+		pages = task->mm->exec_vm;
+		space = task->group_leader->start_boottime;
 	} else {
 		struct task_struct *task = (void *)bpf_get_current_task();
 
 		*stack_start = BPF_CORE_READ(task, mm, start_stack);
 		code = BPF_CORE_READ(task, mm, end_code);
-		start = BPF_CORE_READ(task, group_leader, start_boottime);
+		pages = BPF_CORE_READ(task, mm, exec_vm);
+		space = BPF_CORE_READ(task, group_leader, start_boottime);
 	}
 	if (!*stack_start)
 		return 0;
-	start = stack_mix(stack_mix(tgid, start), code);
-	return stack_mix(start, *stack_start) | STACK_FIRST_ID;
+	space = stack_mix(stack_mix(tgid, space), code);
+	space = stack_mix(space, *stack_start);
+	slot = stack_slot(tgid);
+	if (!slot)
+		return 0;
+	if (slot->space == space) {
+		stack_check_pages(slot, pages);
+		id = slot->id;
+		if (id)
+			return id;
+	} else {
+		since = stack_mix(pages, now >> STACK_SHARED_BITS);
+		slot->space = space;
+		slot->start = ~0ULL;
+		slot->end = 0;
+		slot->stack_start = *stack_start;
+		slot->tgid = tgid;
+		slot->pages_changes = 0;
+		slot->generations = 0;
+	}
+	id = stack_mix(space, since) | STACK_FIRST_ID;
+	slot->pages = pages;
+	slot->generations++;
+	slot->id = id;
+	return id;
 }
+
+/* The running process's, if a generation of it goes on. */
+static __always_inline struct stack_slot *stack_current_slot(void)
+{
+	__u32 tgid = current_pids() >> 32;
+	struct stack_slot *slot = stack_slot(tgid);
+
+	return slot && slot->id && slot->tgid == tgid ? slot : NULL;
+}
+
+/*
+ * A tree is written: its arguments are a function, a state, a place, and, where the tree is that of
+ * an address space, a mapping.
+ */
+static __always_inline int stack_on_store(__u64 *ctx)
+{
+	struct stack_slot *slot = stack_current_slot();
+	struct vm_area_struct *vma = (void *)ctx[3];
+	struct ma_state *mas = (void *)ctx[1];
+	__u64 tree, flags, start, end;
+
+	if (!slot || !vma)
+		return 0;
+	tree = (__u64)BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), mm) +
+	       bpf_core_field_offset(struct mm_struct, mm_mt);
+	if ((__u64)BPF_CORE_READ(mas, tree) != tree)
+		return 0;
+	/* Files that are shared hold code that the program makes. */
+	flags = BPF_CORE_READ(vma, vm_flags);
+	if (!(flags & VM_EXEC) || flags & VM_SHARED || !BPF_CORE_READ(vma, vm_file))
+		return 0;
+	start = BPF_CORE_READ(vma, vm_start);
+	end = BPF_CORE_READ(vma, vm_end);
+	if (start < slot->start)
+		slot->start = start;
+	if (end > slot->end)
+		slot->end = end;
+	stack_end_generation(slot);
+	return 0;
+}
+
+/* Before 6.1: memory is about to be mapped, at a place that the kernel chooses. */
+static __always_inline int stack_on_area(void)
+{
+	struct stack_slot *slot = stack_current_slot();
+
+	if (slot)
+		stack_check_pages(slot, BPF_CORE_READ(current_task(), mm, exec_vm));
+	return 0;
+}
+
+TRACEPOINT_HOOK(stack_mapping, "ma_write", stack_on_store(ctx))
+TRACEPOINT_HOOK_AS(stack_mapping, _area, "vm_unmapped_area", stack_on_area())
 
 /* Have user space look at an address space while it is there: at once. */
 static __always_inline void stack_announce(struct stack_buffer *record, __u64 space,
@@ -226,7 +377,7 @@ static __always_inline __u64 stack_user(void *ctx, __u32 tgid, __u64 now)
 
 	if (!stack_want_user || CURRENT(flags) & PF_KTHREAD)
 		return STACK_NONE;
-	space = stack_space(tgid, &stack_start);
+	space = stack_space(tgid, now, &stack_start);
 	if (!space) {
 		/* A task that is about to end. */
 		count(STACK_NO_USER);

@@ -21,6 +21,14 @@ static __always_inline struct pt_regs *stack_regs(void)
 	return (struct pt_regs *)((__u64)BPF_CORE_READ(task, stack) + THREAD_SIZE) - 1;
 }
 
+/* The registers of the system call that the running task is in, to be read by probe reads. */
+static __always_inline struct pt_regs *current_regs(void)
+{
+	if (CURRENT_REGS_HELPER())
+		return (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	return stack_regs();
+}
+
 #if defined(__TARGET_ARCH_x86)
 
 #define X32_SYSCALL_BIT 0x40000000
@@ -58,6 +66,8 @@ static __always_inline struct pt_regs *stack_regs(void)
 #define NR_EXIT 60
 #define NR_EXIT_GROUP 231
 #define NR_CONNECT 42
+#define NR_SENDTO 44
+#define NR_SENDMSG 46
 /* Of 32-bit callers. */
 #define NR_COMPAT_OPEN 5
 #define NR_COMPAT_CREAT 8
@@ -98,6 +108,8 @@ static __always_inline struct pt_regs *stack_regs(void)
 #define NR_EXIT 93
 #define NR_EXIT_GROUP 94
 #define NR_CONNECT 203
+#define NR_SENDTO 206
+#define NR_SENDMSG 211
 #define NR_COMPAT_OPEN 5
 #define NR_COMPAT_CREAT 8
 #define NR_COMPAT_OPENAT 322

@@ -68,6 +68,8 @@ enum Kscope {
     Run(Vec<OsString>),
 }
 
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
 fn main() -> ExitCode {
     let mut args = std::env::args_os();
     let called = args.next().unwrap_or_default();
@@ -244,7 +246,10 @@ fn notes_text(notes: &Value) -> String {
 
 /// The hooks and notes in the header that the tool prints once attached, or the sentence that it ends with.
 fn try_tool(tool: &Tool) -> anyhow::Result<Result<(Value, Value), String>> {
-    let output = Command::new("/proc/self/exe")
+    if !Path::new(OWN_PROGRAM).exists() {
+        return Ok(Err(kscope::Error::NoProc.to_string()));
+    }
+    let output = Command::new(OWN_PROGRAM)
         .args([tool.name, "--json", "--dry-run"])
         .stdin(Stdio::null())
         .output()

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use libbpf_rs::OpenObject;
 
 use crate::Error;
+use crate::Hooks;
 use crate::Kernel;
 use crate::names;
 use crate::names::Disk;
@@ -94,6 +95,9 @@ pub struct Layout {
     pub bio_queue_has_queue: bool,
     pub getrq_has_queue: bool,
     pub merge_has_queue: bool,
+    pub split_has_queue: bool,
+    pub remap_has_queue: bool,
+    pub stacked_majors: [u32; 3],
 }
 
 impl Layout {
@@ -109,8 +113,43 @@ impl Layout {
             bio_queue_has_queue: has_queue("block_bio_queue", 2),
             getrq_has_queue: has_queue("block_getrq", 3),
             merge_has_queue: has_queue("block_bio_backmerge", 3),
+            split_has_queue: has_queue("block_split", 3),
+            remap_has_queue: has_queue("block_bio_remap", 4),
+            stacked_majors: stacked_majors(&fs::read_to_string("/proc/devices").unwrap_or_default()),
         }
     }
+
+    /// Whether a disk's requests are done by a file system or by other disks: those of loop devices, and of dm-multipath
+    /// where it makes requests. What there is below them is block I/O of its own.
+    pub fn is_stacked(&self, dev: u32) -> bool {
+        let major = dev >> 20;
+        major != 0 && self.stacked_majors.contains(&major)
+    }
+
+    /// The `layer` of an I/O.
+    pub fn layer(&self, dev: u32, is_bio: bool) -> &'static str {
+        match (is_bio, self.is_stacked(dev)) {
+            (true, _) => "bio",
+            (false, true) => "stacked",
+            (false, false) => "request",
+        }
+    }
+}
+
+/// What `layer` tells.
+pub const LAYERS: &str = "request; stacked, of devices that make requests for files or other disks (loop, dm-multipath); \
+                          or bio, of devices that make no requests (dm, md, zram)";
+
+/// The majors of drivers that make requests which file systems or other disks do, as /proc/devices has them.
+fn stacked_majors(devices: &str) -> [u32; 3] {
+    let blocks = devices.split_once("Block devices:").map_or("", |(_, blocks)| blocks);
+    ["loop", "device-mapper", "zloop"].map(|driver| {
+        let of_driver = |line: &str| {
+            let (major, name) = line.trim().split_once(' ')?;
+            (name == driver).then(|| major.parse().ok())?
+        };
+        blocks.lines().find_map(of_driver).unwrap_or(0)
+    })
 }
 
 /// Put a [`Layout`] and the disk that is asked for into the `block` constant of a skeleton's `.rodata`
@@ -127,6 +166,9 @@ macro_rules! set_block {
         to.bio_queue_has_queue = from.bio_queue_has_queue.into();
         to.getrq_has_queue = from.getrq_has_queue.into();
         to.merge_has_queue = from.merge_has_queue.into();
+        to.split_has_queue = from.split_has_queue.into();
+        to.remap_has_queue = from.remap_has_queue.into();
+        to.stacked_major = from.stacked_majors;
     }};
 }
 
@@ -137,18 +179,18 @@ pub struct Needs {
     /// When a request is issued to the device. The kernel notes it for queues that gather statistics, which they
     /// surely do for their writeback throttling.
     pub issue: bool,
-    /// When a request was made. The kernel notes it for queues whose I/O is accounted.
-    pub start: bool,
-    /// Bios: the driver makes no requests of them (dm, md, zram).
+    /// Bios: the driver makes no requests of them (dm, md, zram), or the time in the queue is wanted.
     pub bios: bool,
+    /// The time in the queue, which begins with the bio.
+    pub queue: bool,
 }
 
 impl Needs {
-    /// Of every disk that has a size, or of this one.
-    pub fn of(disk: Option<&Disk>) -> Self {
+    /// Of every disk that has a size, or of this one; with the time in the queue, if that is wanted.
+    pub fn of(disk: Option<&Disk>, queue: bool) -> Self {
         let read = |path: PathBuf| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
         let positive = |path: PathBuf| read(path).is_some_and(|number| number > 0);
-        let mut needs = Self::default();
+        let mut needs = Self { queue, bios: queue, ..Self::default() };
         for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
             let path = entry.path();
             let is_asked_for = disk.is_none_or(|disk| entry.file_name().to_str() == Some(&disk.name));
@@ -157,7 +199,6 @@ impl Needs {
             }
             if path.join("mq").is_dir() {
                 needs.issue |= !positive(path.join("queue/wbt_lat_usec"));
-                needs.start |= !positive(path.join("queue/iostats"));
             } else {
                 needs.bios = true;
             }
@@ -173,23 +214,64 @@ impl Needs {
         if self.bios { Ok(()) } else { session::set_max_entries(object, "bios", 1) }
     }
 
-    /// The hooks of bpf/block_io.bpf.h that nothing needs; with `disk`, no other one is of concern. I/O of a disk that
-    /// comes later and needs them is counted as dropped.
-    pub fn unwanted(&self, disk: Option<&Disk>) -> Vec<&'static str> {
-        let mut unwanted = Vec::new();
+    /// The hooks of bpf/block_io.bpf.h, without those that nothing needs and `others`; with `disk`, no other disk is of
+    /// concern. I/O of a disk that comes later and needs them is counted as dropped. And what the time in the queue
+    /// lacks then, for the user.
+    pub fn hooks(
+        &self,
+        disk: Option<&Disk>,
+        kernel: &Kernel,
+        others: &[&'static str],
+    ) -> (Hooks, Option<String>) {
+        let mut unwanted = others.to_vec();
         unwanted.extend((!self.issue).then_some("issue"));
         if !self.bios {
             unwanted.push("bio_queue");
             // It costs nothing but tells of disks that come later.
             unwanted.extend(disk.is_some().then_some("bio_complete"));
         }
-        unwanted
+        if !self.queue {
+            unwanted.push("split");
+        }
+        // The first one is called for cgroups that have limits alone, the other, up to 5.16, for all.
+        let functions = if self.queue { &THROTTLE[..] } else { &THROTTLE[..1] };
+        let can_attach = |function: &&str| {
+            kernel.function_id(function).is_some()
+                && ["fentry", "kprobe"]
+                    .iter()
+                    .any(|way| kernel.can_attach(&format!("{way}/{function}")).is_ok())
+        };
+        let is_seen = functions.iter().any(can_attach);
+        if !is_seen {
+            unwanted.push("throttle");
+        }
+        // As far as it goes.
+        if is_seen || !self.queue {
+            unwanted.push("remap");
+        }
+        let has_limits = THROTTLE.iter().any(|function| kernel.function_id(function).is_some());
+        let note = self.queue && has_limits && !is_seen;
+        (Hooks::new().without(&unwanted).at("throttle", functions), note.then(|| NOT_HELD_BACK.into()))
     }
 }
+
+/// Where the kernel compares a bio with its cgroup's limits.
+const THROTTLE: [&str; 2] = ["__blk_throtl_bio", "blk_throtl_bio"];
+const NOT_HELD_BACK: &str = "of I/O to a whole disk that a cgroup's limit (io.max) holds back, neither who submitted it nor \
+                             the time in the queue is known: this kernel allows neither fentry nor kprobes. It is counted \
+                             as held_back";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stacked_majors_are_of_block_devices() {
+        let devices = "Character devices:\n  7 vcs\n 10 loop\n\nBlock devices:\n  7 loop\n254 device-mapper\n259 blkext\n";
+        assert_eq!(stacked_majors(devices), [7, 254, 0]);
+        assert_eq!(stacked_majors(""), [0; 3]);
+        assert_eq!(stacked_majors("Block devices:\nx loop\n  8\n"), [0; 3]);
+    }
 
     #[test]
     fn errors_have_names_in_both_forms() {

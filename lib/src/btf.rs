@@ -6,8 +6,10 @@ use std::collections::HashMap;
 use std::collections::HashSet;
 use std::fs;
 use std::fs::File;
+use std::io;
 use std::ops::Deref;
 use std::ops::Range;
+use std::path::Path;
 
 use libbpf_sys as sys;
 use memchr::memmem;
@@ -119,7 +121,11 @@ impl Types {
     /// # Errors
     /// [`Error::NoBtf`] where the kernel was built without them, or in a format that is not known.
     pub(crate) fn of_kernel() -> Result<Self, Error> {
-        let failed = |e| Error::NoBtf(format!("{KERNEL}: {e}"));
+        let failed = |e: io::Error| match e.kind() {
+            io::ErrorKind::NotFound if !Path::new("/sys/kernel").exists() => Error::NoSys,
+            io::ErrorKind::NotFound => Error::NoBtf(format!("{KERNEL}: {e}")),
+            _ => Error::UnreadableBtf(format!("{KERNEL}: {e}")),
+        };
         let file = File::open(KERNEL).map_err(failed)?;
         // SAFETY: nothing changes what this file has.
         let bytes = match unsafe { MmapOptions::new().map_copy_read_only(&file) } {

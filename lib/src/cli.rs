@@ -16,10 +16,13 @@ use crate::Error;
 use crate::command;
 use crate::names;
 use crate::names::Cgroup;
+use crate::targets;
 
 /// The most entries of one filter's list: `KSCOPE_FILTER_MAX` in bpf/filter.bpf.h.
 pub const FILTER_MAX: usize = 32;
 const COMM_MAX: usize = 15;
+/// The kernel's comm, with the byte behind its end.
+const COMM_LEN: usize = COMM_MAX + 1;
 const FILTERS: &str = "Filters: a list is separated by commas";
 /// The argument behind `--`, of every tool with [`Filter`].
 pub(crate) const COMMAND: &str = "command";
@@ -91,41 +94,68 @@ pub struct Filter {
     /// Trace tasks of these users only, by name or number
     #[arg(long = "uid", value_name = "USER", value_delimiter = ',', value_parser = names::uid)]
     pub uid: Vec<u32>,
-    /// Trace threads whose name contains this only
-    #[arg(long = "comm", value_name = "NAME", value_parser = comm)]
-    pub comm: Option<String>,
-    /// Trace tasks in this cgroup and below only: a path in a cgroup2 file system, the cgroup's id, or a systemd
+    /// Trace threads whose name contains one of these only; \\, is a comma in a name
+    #[arg(long = "comm", value_name = "NAME", value_parser = |text: &str| List::of(text, comm))]
+    comm: Vec<List<String>>,
+    /// Trace tasks in these cgroups and below only: a path in a cgroup file system, the cgroup's id, or a systemd
     /// unit, as in nginx.service
-    #[arg(long = "cgroup", value_name = "CGROUP", value_parser = names::cgroup)]
-    pub cgroup: Vec<Cgroup>,
-    /// Trace tasks in this container only: its id, or at least 4 digits that it begins with
-    #[arg(long = "container", value_name = "ID", value_parser = names::container)]
-    pub container: Vec<Cgroup>,
+    #[arg(long = "cgroup", value_name = "CGROUP", value_parser = |text: &str| List::of(text, names::cgroup))]
+    cgroup: Vec<List<Cgroup>>,
+    /// Trace tasks in these containers only: their ids, or at least 4 digits that each begins with
+    #[arg(long = "container", value_name = "ID", value_parser = |text: &str| List::of(text, names::container))]
+    container: Vec<List<Cgroup>>,
+}
+
+/// The values of one option, separated by commas. In a value, `\,` is a comma, and `\\` a backslash.
+#[derive(Clone, Debug)]
+struct List<T>(Vec<T>);
+
+impl<T> List<T> {
+    fn of(text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Self, String> {
+        let mut values = vec![String::new()];
+        let mut rest = text.chars().peekable();
+        while let Some(found) = rest.next() {
+            match (found, values.last_mut()) {
+                (',', _) => values.push(String::new()),
+                ('\\', Some(value)) => {
+                    value.push(rest.next_if(|next| matches!(next, ',' | '\\')).unwrap_or(found))
+                }
+                (_, Some(value)) => value.push(found),
+                (_, None) => (),
+            }
+        }
+        values.iter().map(|value| parse(value)).collect::<Result<_, _>>().map(Self)
+    }
 }
 
 /// Whose I/O to measure, in tools that see the block layer.
 #[derive(Args, Clone, Debug)]
 pub struct BlockCgroup {
-    /// Measure I/O that was issued in this cgroup and below only: a path, the cgroup's id, or a systemd unit
-    #[arg(short, long, value_name = "CGROUP")]
-    cgroup: Option<String>,
-    /// Measure I/O that was issued in this container only: its id, or at least 4 digits that it begins with
-    #[arg(long, value_name = "ID", conflicts_with = "cgroup")]
-    container: Option<String>,
+    /// Measure I/O that was issued in these cgroups and below only: a path, the cgroup's id, or a systemd unit
+    #[arg(short, long, value_name = "CGROUP", value_parser = |text: &str| List::of(text, names::block_cgroup))]
+    cgroup: Vec<List<Option<Cgroup>>>,
+    /// Measure I/O that was issued in these containers only: their ids, or at least 4 digits that each begins with
+    #[arg(long, value_name = "ID", value_parser = |text: &str| List::of(text, names::block_container))]
+    container: Vec<List<Option<Cgroup>>>,
 }
 
 impl BlockCgroup {
-    /// The cgroup in the hierarchy that the block layer uses; nothing where all I/O is below it, or none is named.
+    /// Filter by the cgroups in the hierarchy that the block layer uses, which [`Session::start`] puts into the
+    /// programs' `targets` (bpf/targets.bpf.h): so many. None where all I/O is below one, or none is named.
     ///
     /// # Errors
     /// [`Error::Usage`].
-    pub fn find(&self) -> Result<Option<Cgroup>, Error> {
-        let found = match (&self.cgroup, &self.container) {
-            (Some(text), _) => names::block_cgroup(text),
-            (None, Some(text)) => names::block_container(text),
-            (None, None) => Ok(None),
-        };
-        found.map_err(Error::Usage)
+    ///
+    /// [`Session::start`]: crate::Session::start
+    pub fn give(&self) -> Result<u32, Error> {
+        let named = self.cgroup.iter().chain(&self.container).flat_map(|list| &list.0);
+        let below_root: Option<Vec<&Cgroup>> = named.map(Option::as_ref).collect();
+        let cgroups = below_root.unwrap_or_default();
+        if cgroups.len() > FILTER_MAX {
+            return Err(too_many("--cgroup"));
+        }
+        targets::give_cgroups(cgroups.iter().copied().cloned());
+        Ok(cgroups.len() as u32)
     }
 }
 
@@ -237,10 +267,19 @@ fn id(text: &str) -> Result<u32, String> {
 }
 
 fn comm(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.len() > COMM_MAX {
-        return Err(format!("the kernel's names of threads have 1 to {COMM_MAX} bytes"));
+    if text.is_empty() {
+        return Err("an empty name".into());
+    }
+    if text.len() > COMM_MAX {
+        let end = (0..=COMM_MAX).rev().find(|at| text.is_char_boundary(*at));
+        let start = &text[..end.unwrap_or_default()];
+        return Err(format!("the kernel keeps {COMM_MAX} bytes of a thread's name: give {start:?}"));
     }
     Ok(text.into())
+}
+
+fn too_many(option: &str) -> Error {
+    Error::Usage(format!("{option} takes at most {FILTER_MAX} values"))
 }
 
 /// Bring a tool's command to the suite's form: the help flags of the peers too, and bounded lists.
@@ -280,13 +319,33 @@ pub(crate) fn prepare(command: Command) -> Command {
 }
 
 impl Filter {
+    /// The cgroups of --cgroup and --container, any of which passes.
+    pub fn cgroups(&self) -> impl Iterator<Item = &Cgroup> {
+        self.cgroup.iter().chain(&self.container).flat_map(|list| &list.0)
+    }
+
+    /// The names of --comm, each as two words, and the masks of their bytes (`struct kscope_name`).
+    pub fn comms(&self) -> impl Iterator<Item = [u64; 4]> {
+        let word = |bytes: &[u8; COMM_LEN], half: usize| {
+            u64::from_le_bytes(bytes.as_chunks().0.get(half).copied().unwrap_or_default())
+        };
+        self.comm.iter().flat_map(|list| &list.0).map(move |name| {
+            let (mut bytes, mut mask) = ([0; COMM_LEN], [0; COMM_LEN]);
+            for ((to, mask), from) in bytes.iter_mut().zip(&mut mask).zip(name.as_bytes()) {
+                (*to, *mask) = (*from, u8::MAX);
+            }
+            [word(&bytes, 0), word(&bytes, 1), word(&mask, 0), word(&mask, 1)]
+        })
+    }
+
     /// Check what a single value's parser can't see.
     pub(crate) fn too_long(&self) -> Option<&'static str> {
         [
             ("--pid", self.pid.len()),
             ("--tid", self.tid.len()),
             ("--uid", self.uid.len()),
-            ("--cgroup", self.cgroup.len() + self.container.len()),
+            ("--comm", self.comms().count()),
+            ("--cgroup", self.cgroups().count()),
         ]
         .into_iter()
         .find(|(_, len)| *len > FILTER_MAX)
@@ -298,20 +357,23 @@ impl Filter {
         self.pid.is_empty()
             && self.tid.is_empty()
             && self.uid.is_empty()
-            && self.comm.is_none()
+            && self.comm.is_empty()
             && self.cgroup.is_empty()
             && self.container.is_empty()
             && !command::is_given()
     }
 
-    /// The system-wide errors of this filter: a list that is too long.
+    /// Filter by these lists, of which [`Session::start`] puts those that may change into the programs' `targets`
+    /// (bpf/targets.bpf.h).
     ///
     /// # Errors
-    /// [`Error::Usage`].
-    pub fn check(&self) -> Result<(), Error> {
+    /// [`Error::Usage`] for a list that is too long, or of which nothing is there.
+    ///
+    /// [`Session::start`]: crate::Session::start
+    pub fn give(&self) -> Result<(), Error> {
         match self.too_long() {
-            None => Ok(()),
-            Some(name) => Err(Error::Usage(format!("{name} takes at most {FILTER_MAX} values"))),
+            None => targets::give(self),
+            Some(name) => Err(too_many(name)),
         }
     }
 }
@@ -321,21 +383,20 @@ impl Filter {
 macro_rules! set_filter {
     ($rodata:expr, $filter:expr) => {{
         let (to, from): (_, &$crate::cli::Filter) = (&mut $rodata.filter, $filter);
-        from.check()?;
-        to.tgid[..from.pid.len()].copy_from_slice(&from.pid);
+        from.give()?;
         to.tgids = from.pid.len() as u32;
-        to.tid[..from.tid.len()].copy_from_slice(&from.tid);
         to.tids = from.tid.len() as u32;
         to.uid[..from.uid.len()].copy_from_slice(&from.uid);
         to.uids = from.uid.len() as u32;
-        let comm = from.comm.as_deref().unwrap_or_default().as_bytes();
-        to.comm[..comm.len()].copy_from_slice(comm);
-        to.comm_len = comm.len() as u32;
-        for (i, cgroup) in from.cgroup.iter().chain(&from.container).enumerate() {
-            to.cgroup[i] = cgroup.id;
-            to.cgroup_level[i] = cgroup.level;
+        for (to, name) in to.comm.iter_mut().zip(from.comms()) {
+            [to.low, to.high, to.low_mask, to.high_mask] = name;
         }
-        to.cgroups = (from.cgroup.len() + from.container.len()) as u32;
+        to.comms = from.comms().count() as u32;
+        for (i, cgroup) in from.cgroups().enumerate() {
+            to.cgroup_level[i] = cgroup.level;
+            to.cgroup_controller[i] = cgroup.controller().unwrap_or(0);
+        }
+        to.cgroups = from.cgroups().count() as u32;
         to.own_tgid = $crate::names::own_pid();
         to.pidns = $crate::names::pid_namespace().unwrap_or(0);
         to.follow = if $crate::command::is_given() { to.own_tgid } else { 0 };
@@ -368,6 +429,20 @@ mod tests {
         for bad in ["", "us", "-1", "nan", "1d", "1e300", "-0.5us"] {
             assert!(milliseconds(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn lists_are_separated_by_commas() {
+        let list = |text: &str| List::of(text, |value| Ok(value.to_string())).map(|list| list.0);
+        let is = |text: &str, values: &[&str]| assert_eq!(list(text).unwrap(), values, "{text}");
+        is("a", &["a"]);
+        is("a,b", &["a", "b"]);
+        is(r"a\,b,c", &["a,b", "c"]);
+        is(r"a\\,b", &[r"a\", "b"]);
+        is(r"dev-disk-by\x2duuid.slice\", &[r"dev-disk-by\x2duuid.slice\"]);
+        is(",", &["", ""]);
+        assert!(List::of("a,,b", comm).is_err());
+        assert!(comm("sixteen bytes \u{e9}").is_err_and(|why| why.contains("\"sixteen bytes \"")));
     }
 
     #[test]

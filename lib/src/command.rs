@@ -67,6 +67,22 @@ pub(crate) fn give(words: Vec<OsString>) -> Result<(), Error> {
     Ok(())
 }
 
+/// The file of the program that is to be traced.
+pub(crate) fn program() -> Option<PathBuf> {
+    find(state().words.first()?).ok()
+}
+
+/// What becomes readable when a process has ended.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn pidfd(pid: u32) -> Result<OwnedFd, Errno> {
+    // SAFETY: the system call takes no pointers.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: the system call just made the descriptor, which nobody else has; it fits into 32 bits.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
 /// The program's file, so that no search for it is a part of what is traced.
 fn find(name: &OsString) -> io::Result<PathBuf> {
     let executable = |path: &Path| access(path, AccessFlags::X_OK).map_err(io::Error::from);
@@ -143,12 +159,10 @@ impl Waiting {
         let name = state().words.first().cloned().unwrap_or_default();
         let child = self.starter.join().unwrap_or_else(|_| Err(io::Error::from(Errno::ECHILD)));
         let child = child.map_err(|error| failed(&name, &error))?;
-        // SAFETY: the process is our own child, which nobody has waited for: the number is still its.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
-        let fd = Errno::result(fd).map_err(Error::system("watching the command"))?;
+        // Our own child, which nobody has waited for: the number is still its.
+        let fd = pidfd(child.id()).map_err(Error::system("watching the command"))?;
         state().child = Some(child);
-        // SAFETY: the system call just made the descriptor, which nobody else has; it fits into 32 bits.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+        Ok(fd)
     }
 }
 

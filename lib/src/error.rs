@@ -14,6 +14,46 @@ pub enum Error {
         "not allowed to load BPF programs: {0} missing; run it as root, or give it CAP_BPF and CAP_PERFMON"
     )]
     Privilege(String),
+    /// No capability counts here.
+    #[error(
+        "not allowed to load BPF programs: this process is in a user namespace, and the kernel asks for CAP_BPF and \
+         CAP_PERFMON in the first one; run it as root of the host, or in a container without a user namespace"
+    )]
+    UserNamespace,
+    /// There is no /proc.
+    #[error("/proc is not mounted, which kscope needs: mount -t proc proc /proc")]
+    NoProc,
+    /// There is no /sys.
+    #[error(
+        "/sys is not mounted, where the kernel's type information is: mount -t sysfs sysfs /sys, or give the container \
+         that of the host"
+    )]
+    NoSys,
+    /// The kernel has no BPF.
+    #[error("this kernel has no bpf(2): kscope needs Linux 5.10 or newer with CONFIG_BPF_SYSCALL")]
+    NoBpf,
+    /// A process with a seccomp filter is refused what its capabilities allow.
+    #[error(
+        "{call} is refused ({errno}), and this process has a seccomp filter: allow bpf and perf_event_open in it (in \
+         Docker, start the container with CAP_BPF and CAP_PERFMON, or with --security-opt seccomp=unconfined)"
+    )]
+    Seccomp {
+        /// The system call.
+        call: &'static str,
+        /// The name of its error.
+        errno: String,
+    },
+    /// Something else refuses what the capabilities allow.
+    #[error(
+        "{call} is refused ({errno}) in spite of the capabilities, as security modules do: see the kernel's log, and \
+         /sys/kernel/security/lsm for which there are"
+    )]
+    Forbidden {
+        /// The system call.
+        call: &'static str,
+        /// The name of its error.
+        errno: String,
+    },
     /// Sampling is refused to those without a capability that loading programs does not need.
     #[error(
         "not allowed to sample: CAP_SYS_ADMIN missing, which this kernel asks for while kernel.perf_event_paranoid \
@@ -25,6 +65,12 @@ pub enum Error {
         "not allowed to attach uprobes: CAP_SYS_ADMIN missing, which this kernel asks for; run it as root"
     )]
     Uprobes,
+    /// To see what processes map is refused to those without a capability that loading programs does not need.
+    #[error(
+        "not allowed to watch for new processes: CAP_SYS_ADMIN missing, which this kernel asks for while \
+         kernel.perf_event_paranoid is {0}; run it as root, set that to 2, or name the library"
+    )]
+    Watching(u64),
     /// Maps can't be made, on kernels before 5.11.
     #[error(
         "not allowed to make BPF maps: CAP_SYS_RESOURCE missing, which this kernel asks for beyond RLIMIT_MEMLOCK; \
@@ -40,6 +86,11 @@ pub enum Error {
     /// The capabilities can't be read or changed.
     #[error("capabilities: {0}")]
     Capabilities(String),
+    /// The kernel's type information is there, and can't be read.
+    #[error(
+        "the kernel's type information can't be read ({0}): run it as root, or give the container the host's /sys"
+    )]
+    UnreadableBtf(String),
     /// The kernel says nothing about its types.
     #[error(
         "this kernel has no type information ({0}): kscope needs Linux 5.10 or newer with CONFIG_DEBUG_INFO_BTF"

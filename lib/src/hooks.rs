@@ -3,7 +3,8 @@
 //!
 //! A hook with several ways is several programs, named `<hook>__<way>` or `<hook>__<way>_<variant>`. A
 //! program without `__` in its name has no alternative. Programs at a function's beginning and at its end,
-//! `<hook>__fentry` and `<hook>__fexit`, or `<hook>__kprobe` and `<hook>__kretprobe`, are one way together.
+//! `<hook>__fentry` and `<hook>__fexit`, or `<hook>__kprobe` and `<hook>__kretprobe`, are one way together. So are all
+//! of a hook's uprobes and uretprobes, whatever their variants.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,7 @@ use crate::Error;
 use crate::command;
 use crate::kernel::Kernel;
 use crate::loading;
+use crate::names;
 use crate::session;
 
 /// The ways, best first: cheaper and surer before dearer.
@@ -193,6 +195,7 @@ impl Hooks {
                 None => self.preferred.len() + WAYS.len() + 1,
             });
             let key = match kind.map(|kind| WAYS[kind]) {
+                Some(kind) if family(kind).starts_with("uprobe") => family(kind).into(),
                 Some(kind) => way.replacen(kind, family(kind), 1),
                 None => way.into(),
             };
@@ -221,7 +224,11 @@ impl Hooks {
         let mut missing = Vec::new();
         for (hook, mut ways) in self.ways(object, kernel) {
             let follows = hook.starts_with(FOLLOW);
-            if self.unwanted.contains(&hook.as_str()) || follows && !command::is_given() {
+            let names = hook == names::CGROUP_MADE;
+            if self.unwanted.contains(&hook.as_str())
+                || follows && !command::is_given()
+                || names && !names::shows_cgroups()
+            {
                 continue;
             }
             let is_forced = |way: &Way| {
@@ -233,13 +240,23 @@ impl Hooks {
             let mut refusals = Vec::new();
             match ways.iter().find_map(|way| self.try_way(&hook, way, kernel, &mut refusals)) {
                 Some(programs) => {
-                    taken.hooks.insert(hook.clone(), text_of(&programs));
+                    // Of names only: it measures nothing.
+                    if !names {
+                        taken.hooks.insert(hook.clone(), text_of(&programs));
+                    }
                     chosen.push((hook, programs));
                 }
                 None => missing.push((hook, refusals)),
             }
         }
+        if names::shows_cgroups() && names::has_version_1() {
+            taken.notes.push(names::VERSION_1.into());
+        }
         for (hook, refusals) in missing {
+            if hook == names::CGROUP_MADE {
+                taken.notes.push(names::NOT_MADE.into());
+                continue;
+            }
             let Some((_, note)) = self.optional.iter().find(|(name, _)| *name == hook) else {
                 return Err(Error::NoHook { hook, refusals });
             };
@@ -296,6 +313,8 @@ fn family(way: &str) -> &str {
     match way {
         "fexit" => "fentry",
         "kretprobe" => "kprobe",
+        "uretprobe" => "uprobe",
+        "uretprobe_multi" => "uprobe_multi",
         other => other,
     }
 }

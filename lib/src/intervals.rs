@@ -46,7 +46,7 @@ macro_rules! growing {
 
         impl $type {
             fn plus(self, other: Self) -> Self {
-                Self { $($field: self.$field + other.$field),+ }
+                Self { $($field: self.$field.saturating_add(other.$field)),+ }
             }
         }
     };
@@ -113,7 +113,7 @@ impl<K: Ord, V: Growing> Tables<K, V> {
     }
 
     /// The interval that ends now: its length in seconds, and its table.
-    pub fn next(&mut self) -> (f64, BTreeMap<K, V>) {
+    pub fn take(&mut self) -> (f64, BTreeMap<K, V>) {
         let seconds = self.since.elapsed().as_secs_f64();
         self.since = Instant::now();
         (seconds, std::mem::take(&mut self.table))

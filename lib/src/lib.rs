@@ -4,6 +4,7 @@
 pub mod block;
 pub mod cli;
 pub mod command;
+pub mod door;
 pub mod escape;
 pub mod hist;
 pub mod hooks;
@@ -13,6 +14,7 @@ pub mod kernel;
 pub mod mappings;
 pub mod maps;
 pub mod metrics;
+pub mod missing;
 pub mod names;
 pub mod net;
 pub mod open_flags;
@@ -33,12 +35,19 @@ pub mod uprobe;
 
 mod btf;
 mod caps;
+mod debug_files;
+mod demangle;
+mod elf;
+mod elf_names;
 mod error;
 mod loading;
 mod losses;
 mod memory;
+mod pclntab;
+mod perf_map;
 mod sink;
 mod spaces;
+mod targets;
 mod tool;
 
 pub use ::caps::Capability;

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::sync::mpsc::RecvTimeoutError;
@@ -40,6 +42,16 @@ const SUMMARY_FULL: &str = "summary_full";
 /// How often losses are reported while they happen.
 pub(crate) const REPORT: Duration = Duration::from_secs(1);
 const STACK: usize = 128 << 10;
+
+/// Measurements that user space knows not to have been made, by cause.
+static DROPPED: Mutex<BTreeMap<&str, u64>> = Mutex::new(BTreeMap::new());
+
+/// Count one in the footer's `dropped_by_cause`.
+pub(crate) fn count_dropped(cause: &'static str) {
+    let mut dropped = DROPPED.lock().unwrap_or_else(PoisonError::into_inner);
+    let count = dropped.entry(cause).or_default();
+    *count = count.saturating_add(1);
+}
 
 /// What the programs counted about themselves (bpf/counters.bpf.h).
 pub(crate) struct Counters {
@@ -124,6 +136,8 @@ struct Sources {
 impl Sources {
     fn account(&self) -> Result<Account, Error> {
         let mut account = self.counters.as_ref().map_or_else(|| Ok(Account::default()), Counters::read)?;
+        let dropped = DROPPED.lock().unwrap_or_else(PoisonError::into_inner);
+        account.dropped.extend(dropped.iter().map(|(cause, n)| (String::from(*cause), *n)));
         account.add_lost(OUTPUT_FULL, self.output.unwritten.load(Ordering::Relaxed));
         Ok(account)
     }

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Executable mappings of files, as processes make them: the kernel tells them by perf events.
+//! Executable mappings of files: those that a process has, and those that processes make, which the kernel tells by
+//! perf events.
 
+use std::ffi::OsString;
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::io::BufRead as _;
+use std::io::BufReader;
 use std::os::fd::AsFd as _;
 use std::os::fd::BorrowedFd;
 use std::os::fd::FromRawFd as _;
@@ -49,6 +56,57 @@ pub struct Mapping {
     pub path: Vec<u8>,
 }
 
+/// Hand over each executable mapping of a file that a process has. Where the first thread of a process has ended, and
+/// others go on, they are those of another thread.
+///
+/// # Errors
+/// The kernel's: there is no such process, or it may not be looked into.
+pub(crate) fn each_of(pid: u32, mut each: impl FnMut(Mapping)) -> io::Result<()> {
+    if each_of_thread(pid, &mut each)? {
+        return Ok(());
+    }
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))?.flatten().map(|entry| entry.file_name());
+    let number = |name: OsString| name.to_str().and_then(|name| name.parse().ok());
+    for tid in threads.filter_map(number).filter(|tid| *tid != pid) {
+        if each_of_thread(tid, &mut each).unwrap_or(false) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the thread has mappings at all.
+fn each_of_thread(tid: u32, each: &mut impl FnMut(Mapping)) -> io::Result<bool> {
+    let mut maps = BufReader::new(File::open(format!("/proc/{tid}/maps"))?);
+    let mut line = Vec::new();
+    let mut has_any = false;
+    while maps.read_until(b'\n', &mut line)? > 0 {
+        has_any = true;
+        parse(tid, &line).into_iter().for_each(&mut *each);
+        line.clear();
+    }
+    Ok(has_any)
+}
+
+/// From a line of /proc/PID/maps: addresses, protection, offset, device, inode, path.
+fn parse(pid: u32, line: &[u8]) -> Option<Mapping> {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let mut words = line.splitn(6, |byte| *byte == b' ');
+    let mut word = || str::from_utf8(words.next()?).ok();
+    let pair = |text: &str, between| {
+        let (a, b) = text.split_once(between)?;
+        Some((u64::from_str_radix(a, 16).ok()?, u64::from_str_radix(b, 16).ok()?))
+    };
+    let address = pair(word()?, '-')?;
+    let is_executable = word()?.as_bytes().get(2) == Some(&b'x');
+    let device = word().and(pair(word()?, ':'))?;
+    let device = (u32::try_from(device.0).ok()?, u32::try_from(device.1).ok()?);
+    let inode = word()?.parse().ok()?;
+    let path = words.next()?.trim_ascii_start().to_vec();
+    let file = FileId { device, inode, generation: 0 };
+    (is_executable && inode != 0).then_some(Mapping { pid, address, file, path })
+}
+
 /// The mappings that all processes make, in a buffer for each CPU.
 pub struct Mappings(Vec<Ring>);
 
@@ -69,8 +127,7 @@ impl Mappings {
     pub fn watch() -> Result<Self, Error> {
         let rings = perf::online_cpus()?.into_iter().map(Ring::open).collect::<Result<_, _>>();
         rings.map(Self).map_err(|error| match error {
-            // Debian's kernels know a level 3 of kernel.perf_event_paranoid.
-            Errno::EACCES => Error::Uprobes,
+            Errno::EACCES if let Some(level) = perf::paranoid() => Error::Watching(level),
             error => Error::system("watching for new mappings by perf_event_open")(error),
         })
     }
@@ -196,6 +253,29 @@ fn mapping(record: &[u8]) -> Option<Mapping> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_taken_apart() {
+        let line =
+            b"7f2a1000-7f2a3000 r-xp 00028000 fe:01 131                  /lib/a b\\012libc.so.6 (deleted)\n";
+        let found = parse(7, line).unwrap();
+        assert_eq!((found.pid, found.address), (7, (0x7f2a_1000, 0x7f2a_3000)));
+        assert_eq!(found.file, FileId { device: (254, 1), inode: 131, generation: 0 });
+        assert_eq!(found.path, b"/lib/a b\\012libc.so.6 (deleted)");
+        for other in [
+            "7f2a1000-7f2a3000 r--p 00028000 fe:01 131 /lib/libc.so.6",
+            "7ffd1000-7ffd3000 r-xp 00000000 00:00 0 [vdso]",
+            "7ffd1000-7ffd3000 r-xp 00000000 00:00 0 ",
+            "7ffd1000 r-xp",
+            "",
+        ] {
+            assert_eq!(parse(7, other.as_bytes()), None, "{other}");
+        }
+        let mut own = Vec::new();
+        each_of(std::process::id(), |mapping| own.push(mapping)).unwrap();
+        let program = fs::read_link("/proc/self/exe").unwrap();
+        assert!(own.iter().any(|m| m.path == program.as_os_str().as_encoded_bytes()), "{own:?}");
+    }
 
     #[test]
     fn mappings_are_taken_apart() {

@@ -10,10 +10,22 @@ use std::os::unix::fs::DirEntryExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
 
+use libbpf_rs::MapCore as _;
+use libbpf_rs::MapFlags;
+use libbpf_rs::MapHandle;
+use libbpf_rs::Object;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use procfs::process::Process;
+
+use crate::Error;
+use crate::escape::c_bytes;
+use crate::session::bpf_error;
 
 /// The name of a positive errno, `ENOENT`, or its number.
 pub fn errno(errno: i32) -> String {
@@ -59,15 +71,19 @@ pub fn errno_number(text: &str) -> Result<u32, String> {
         .ok_or_else(|| format!("{text:?} is no errno: give a name or a number"))
 }
 
-/// The name of a signal, `SIGKILL`; real-time ones from `SIGRTMIN`, the kernel's first, on.
+/// The name of a signal, `SIGKILL`, or its number. Real-time ones have those that the C library and `kill -l` give
+/// them: `SIGRTMIN+3`, and in their upper half `SIGRTMAX-14`. The kernel's first two belong to the C library itself.
 pub fn signal(signal: u32) -> String {
-    const SIGRTMIN: u32 = 32;
+    const SIGRTMIN: u32 = 34;
+    const UPPER_FIRST: u32 = 50;
     const SIGRTMAX: u32 = 64;
-    match Signal::try_from(signal.cast_signed()) {
-        Ok(known) => known.as_str().into(),
-        Err(_) if signal == SIGRTMIN => "SIGRTMIN".into(),
-        Err(_) if (SIGRTMIN..=SIGRTMAX).contains(&signal) => format!("SIGRTMIN+{}", signal - SIGRTMIN),
-        Err(_) => signal.to_string(),
+    match (Signal::try_from(signal.cast_signed()), signal) {
+        (Ok(known), _) => known.as_str().into(),
+        (_, SIGRTMIN) => "SIGRTMIN".into(),
+        (_, SIGRTMAX) => "SIGRTMAX".into(),
+        (_, SIGRTMIN..UPPER_FIRST) => format!("SIGRTMIN+{}", signal - SIGRTMIN),
+        (_, UPPER_FIRST..SIGRTMAX) => format!("SIGRTMAX-{}", SIGRTMAX - signal),
+        _ => signal.to_string(),
     }
 }
 
@@ -91,16 +107,43 @@ pub fn capability_number(text: &str) -> Result<u32, String> {
     })
 }
 
-/// The path that names stand for, which come from the innermost outwards, each ended by a NUL (bpf/path.bpf.h).
-/// `...` stands for names above, where some are missing.
-pub fn path(names: &[u8], complete: bool) -> Vec<u8> {
-    let names: Vec<&[u8]> = names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).collect();
-    let mut path = if complete { Vec::new() } else { b"...".to_vec() };
+/// There are more names above ([`path`]).
+pub const PATH_CUT: u8 = 1;
+/// The names do not begin at the root.
+pub const PATH_UNREACHABLE: u8 = 2;
+/// What they are of has been removed from its directory.
+pub const PATH_DELETED: u8 = 4;
+/// The marks of all names of a record, where its low half has those of the names below the task's root.
+pub const PATH_ALL_SHIFT: u8 = 4;
+
+/// The path that names stand for, which come from the innermost outwards, each ended by a NUL, with the marks that
+/// `enum path_mark` of bpf/path.bpf.h has. It shows those as the kernel does: `(unreachable)` before it, ` (deleted)`
+/// behind it; and `...` for names above, where some are missing.
+pub fn path(names: &[u8], marks: u8) -> Vec<u8> {
+    // A file system's own root may be among them.
+    let is_name = |name: &&[u8]| !name.is_empty() && *name != b"/";
+    let names: Vec<&[u8]> = names.split(|byte| *byte == 0).filter(is_name).collect();
+    let mut path = match marks {
+        _ if marks & PATH_CUT != 0 => b"...".to_vec(),
+        _ if marks & PATH_UNREACHABLE != 0 => b"(unreachable)".to_vec(),
+        _ => Vec::new(),
+    };
     for name in names.iter().rev() {
         path.push(b'/');
         path.extend(*name);
     }
-    if path.is_empty() { b"/".to_vec() } else { path }
+    if names.is_empty() {
+        path.push(b'/');
+    }
+    if marks & PATH_DELETED != 0 {
+        path.extend(b" (deleted)");
+    }
+    path
+}
+
+/// The id of the real user, and behind a `/` that of the user whose rights count, where it is another.
+pub fn uids(real: u32, effective: u32) -> String {
+    if real == effective { real.to_string() } else { format!("{real}/{effective}") }
 }
 
 /// The user id of a name or number.
@@ -166,25 +209,33 @@ fn read_dev(sys: &Path) -> Option<u32> {
     Some(major.parse::<u32>().ok()? << 20 | minor.parse::<u32>().ok()?)
 }
 
-/// Names of disks by device number, read again when an unknown one turns up.
+/// Names of disks by device number, which another disk may have later.
 #[derive(Debug, Default)]
-pub struct Disks(HashMap<u32, String>);
+pub struct Disks(HashMap<u32, (String, Instant)>);
+
+/// So old may a disk's name be.
+const DISK_AGE: Duration = Duration::from_secs(1);
+/// So many are kept.
+const DISKS_MAX: usize = 4096;
 
 impl Disks {
-    /// The disk's name, or `major:minor` where it has gone.
+    /// The disk's name, also where it has gone since; `major:minor` where that was before it was asked for.
     pub fn name(&mut self, dev: u32) -> String {
-        if !self.0.contains_key(&dev) {
-            self.read();
+        if let Some((name, read)) = self.0.get(&dev)
+            && read.elapsed() < DISK_AGE
+        {
+            return name.clone();
         }
-        self.0.entry(dev).or_insert_with(|| format!("{}:{}", dev >> 20, dev & 0xf_ffff)).clone()
-    }
-
-    fn read(&mut self) {
-        for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
-            if let Some(dev) = read_dev(&entry.path()) {
-                self.0.insert(dev, entry.file_name().to_string_lossy().into_owned());
-            }
+        let number = format!("{}:{}", dev >> 20, dev & 0xf_ffff);
+        let link = fs::read_link(Path::new("/sys/dev/block").join(&number)).ok();
+        let name = link.and_then(|link| Some(link.file_name()?.to_string_lossy().into_owned()));
+        let before = self.0.remove(&dev).map(|(name, _)| name);
+        let name = name.or(before).unwrap_or(number);
+        if self.0.len() >= DISKS_MAX {
+            self.0.clear();
         }
+        self.0.insert(dev, (name.clone(), Instant::now()));
+        name
     }
 }
 
@@ -200,10 +251,17 @@ pub struct Cgroup {
     pub controllers: Option<String>,
     /// Its directory.
     pub path: PathBuf,
+    /// Whether one that is made at that path later is meant too: it was named so, and not by what it alone has.
+    pub returns: bool,
 }
 
 /// The bits of a set of capabilities.
 const CAPABILITIES_MAX: u32 = 64;
+
+/// The version 1 controllers by whose hierarchy a task's cgroup can be told: those of `enum kscope_controller` of
+/// bpf/cgroup.bpf.h behind version 2.
+const CONTROLLERS: [&str; 8] = ["memory", "pids", "cpu", "cpuacct", "cpuset", "devices", "freezer", "blkio"];
+
 /// A level that user space does not know: `CGROUP_LEVEL_UNKNOWN` in bpf/cgroup.bpf.h.
 pub const UNKNOWN_LEVEL: u32 = u32::MAX;
 /// The inode of the first cgroup namespace (PROC_CGROUP_INIT_INO of include/linux/proc_ns.h).
@@ -236,7 +294,18 @@ pub fn pid_namespace() -> Option<u32> {
     u32::try_from(inode).ok().filter(|_| inode != FIRST_PID_NAMESPACE)
 }
 
+/// The number of a hierarchy in `enum kscope_controller`, by its version 1 controllers; that of version 2 is 0.
+fn controller(controllers: Option<&str>) -> Option<u32> {
+    let Some(names) = controllers else { return Some(0) };
+    (1..).zip(CONTROLLERS).find(|(_, known)| names.split(',').any(|name| name == *known)).map(|(n, _)| n)
+}
+
 impl Cgroup {
+    /// Its hierarchy's number in `enum kscope_controller` of bpf/cgroup.bpf.h.
+    pub fn controller(&self) -> Option<u32> {
+        controller(self.controllers.as_deref())
+    }
+
     /// The cgroup at a path.
     ///
     /// # Errors
@@ -270,13 +339,15 @@ impl Cgroup {
         }
         let found =
             mount.find(|entry| id.map_or_else(|| is_named(&entry.file_name()), |id| entry.ino() == id));
+        // What has an id is never made again.
+        let of = |path: &Path| mount.cgroup(path).map(|cgroup| Self { returns: id.is_none(), ..cgroup });
         match found.as_slice() {
             [] if id.is_none() && Path::new(text).exists() => Self::at(text),
             [] => Err(match id {
                 Some(id) => format!("no cgroup below {} has the id {id}", mount.point.display()),
                 None => format!("no cgroup below {} is named {text:?}", mount.point.display()),
             }),
-            [path] => mount.cgroup(path).map_err(|e| format!("cgroup {text:?}: {e}")),
+            [path] => of(path).map_err(|e| format!("cgroup {text:?}: {e}")),
             several => Err(format!("{text:?} is several cgroups: {}: give the path of one", shown(several))),
         }
     }
@@ -303,7 +374,10 @@ impl Cgroup {
         });
         match found.as_slice() {
             [] => Err(format!("no cgroup below {} is that of a container {id}", mount.point.display())),
-            [path] => mount.cgroup(path).map_err(|e| format!("container {id}: {e}")),
+            [path] => {
+                let found = mount.cgroup(path).map(|cgroup| Self { returns: false, ..cgroup });
+                found.map_err(|e| format!("container {id}: {e}"))
+            }
             several => Err(format!("{id} is several containers: {}: give more digits", shown(several))),
         }
     }
@@ -331,26 +405,44 @@ fn container_of(name: &OsStr) -> Option<&str> {
     (is_id && !kind.ends_with("conmon")).then_some(id)
 }
 
-/// The version 2 cgroup that a text names: a path, an id, or a systemd unit.
+/// The cgroup that a text names: a path, an id, or a systemd unit. What version 2 does not have is looked for in version
+/// 1, by the controllers that tell tasks' cgroups.
 ///
 /// # Errors
 /// A sentence for the user.
 pub fn cgroup(text: &str) -> Result<Cgroup, String> {
-    let cgroup = Cgroup::named(text, &cgroup2()?)?;
-    match &cgroup.controllers {
-        None => Ok(cgroup),
-        Some(v1) => {
-            Err(format!("{text:?} is in the version 1 hierarchy of {v1}: give a path in a cgroup2 mount"))
-        }
+    let cgroup = in_either_version(|mount| Cgroup::named(text, mount))?;
+    match (&cgroup.controllers, cgroup.controller()) {
+        (Some(v1), None) => Err(format!(
+            "{text:?} is in the version 1 hierarchy of {v1}, by which no task's cgroup can be told: give its path in \
+             that of one of {}",
+            CONTROLLERS.join(", ")
+        )),
+        _ => Ok(cgroup),
     }
 }
 
-/// The version 2 cgroup of a container.
+/// The cgroup of a container, of version 2, or of version 1 where it has none there.
 ///
 /// # Errors
 /// A sentence for the user.
 pub fn container(text: &str) -> Result<Cgroup, String> {
-    Cgroup::of_container(text, &cgroup2()?)
+    in_either_version(|mount| Cgroup::of_container(text, mount))
+}
+
+/// What is found in version 2, or else in the first of version 1 that has it; or why not in the first that there is.
+fn in_either_version(find: impl Fn(&Mount) -> Result<Cgroup, String>) -> Result<Cgroup, String> {
+    let by_controller = |mount: &Mount| controller(mount.controllers.as_deref());
+    let mut version1: Vec<_> = mounts().into_iter().filter(|mount| by_controller(mount) > Some(0)).collect();
+    version1.sort_by_key(by_controller);
+    let first = cgroup2().and_then(|mount| find(&mount));
+    first.or_else(|why| version1.iter().find_map(|mount| find(mount).ok()).ok_or(why))
+}
+
+/// The process of a thread, as /proc tells it; a process is its own.
+pub fn process_of(id: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
 }
 
 /// The mount of version 2 that shows most of the hierarchy.
@@ -431,7 +523,7 @@ impl Mount {
         let above = Path::new(&self.root).components().count().saturating_sub(1);
         let level =
             u32::try_from(below + above).ok().filter(|_| sees_whole_hierarchy()).unwrap_or(UNKNOWN_LEVEL);
-        Ok(Cgroup { id, level, controllers: self.controllers.clone(), path: real.into() })
+        Ok(Cgroup { id, level, controllers: self.controllers.clone(), path: real.into(), returns: true })
     }
 
     /// The directories below the mount that are wanted.
@@ -475,28 +567,119 @@ fn mounts() -> Vec<Mount> {
         .collect()
 }
 
-/// Paths of version 2 cgroups by id, read again when an unknown one turns up.
-#[derive(Debug, Default)]
+/// The hook of bpf/cgroup_names.bpf.h.
+pub(crate) const CGROUP_MADE: &str = "cgroup_made";
+/// What a tool says that can't have it.
+pub(crate) const NOT_MADE: &str = "this kernel does not tell when cgroups are made: the cgroup of what is gone when it is shown may not be known";
+/// What a tool says of a host on which version 1 has the controllers.
+pub(crate) const VERSION_1: &str =
+    "version 1 cgroups are mounted: of tasks that are at the root of version 2, the cgroup is not known";
+/// Whether the tool shows cgroups.
+static SHOWS_CGROUPS: AtomicBool = AtomicBool::new(false);
+/// So many paths are kept at least before those of cgroups that are gone are forgotten.
+const PATHS_MIN: usize = 8192;
+/// How often all cgroups are looked at for one that is not known.
+const WALK: Duration = Duration::from_secs(1);
+/// So deep cgroups are nested at most.
+const NESTED_MAX: usize = 64;
+
+/// Have the names of cgroups that are made from now on.
+pub(crate) fn show_cgroups() {
+    SHOWS_CGROUPS.store(true, Ordering::Relaxed);
+}
+
+/// Whether [`Cgroups`] is of use.
+pub(crate) fn shows_cgroups() -> bool {
+    SHOWS_CGROUPS.load(Ordering::Relaxed)
+}
+
+/// Whether there are version 1 hierarchies that containers are in.
+pub(crate) fn has_version_1() -> bool {
+    mounts().iter().any(|mount| controller(mount.controllers.as_deref()) > Some(0))
+}
+
+/// Paths of version 2 cgroups by id: of those that there were at the start, and those that were made since.
 pub struct Cgroups {
     paths: HashMap<u64, Vec<u8>>,
+    made: Option<MapHandle>,
+    mount: Option<PathBuf>,
+    walked: Instant,
+    room: usize,
+    hides_root: bool,
 }
 
 impl Cgroups {
-    /// The cgroup's path below the hierarchy's root, or its id in brackets where it has gone; nothing for 0.
+    /// Those that the programs of a tool will tell of.
+    ///
+    /// # Errors
+    /// libbpf's.
+    pub fn of(object: &Object) -> Result<Self, Error> {
+        let made = object.maps().find(|map| map.name() == "cgroups_made" && shows_cgroups());
+        let made = made.map(|map| MapHandle::try_from(&map)).transpose();
+        let mut new = Self {
+            paths: HashMap::new(),
+            made: made.map_err(bpf_error("the map cgroups_made"))?,
+            mount: cgroup2().ok().map(|mount| mount.point).filter(|_| shows_cgroups()),
+            walked: Instant::now(),
+            room: 0,
+            hides_root: has_version_1(),
+        };
+        new.read();
+        Ok(new)
+    }
+
+    /// The cgroup's path below the root of what this process sees of the hierarchy; nothing where it is not known.
     pub fn path(&mut self, id: u64) -> Vec<u8> {
         if id == 0 {
             return Vec::new();
         }
-        if !self.paths.contains_key(&id)
-            && let Ok(mount) = cgroup2()
-        {
-            if let Ok(meta) = fs::metadata(&mount.point) {
-                self.paths.insert(meta.ino(), "/".into());
-            }
-            self.walk(&mount.point, b"");
+        if self.paths.len() > self.room {
+            self.read();
         }
-        // Remembered too when unknown: ids are not used again, and walking is dear.
-        self.paths.entry(id).or_insert_with(|| format!("[{id}]").into_bytes()).clone()
+        if let Some(path) = self.known(id, 0) {
+            return path;
+        }
+        // It is older than the tool, or too many were made since.
+        if self.walked.elapsed() > WALK {
+            self.read();
+        }
+        self.paths.get(&id).cloned().unwrap_or_default()
+    }
+
+    /// A path that is kept, or that of one that was made.
+    fn known(&mut self, id: u64, depth: usize) -> Option<Vec<u8>> {
+        if let Some(path) = self.paths.get(&id) {
+            return Some(path.clone());
+        }
+        let value = self.made.as_ref()?.lookup(&id.to_ne_bytes(), MapFlags::ANY).ok()??;
+        // The parent's id, and the name (struct kscope_cgroup_name).
+        let (parent, name) = value.split_first_chunk()?;
+        let parent = u64::from_ne_bytes(*parent);
+        let above = if depth < NESTED_MAX { self.known(parent, depth + 1)? } else { return None };
+        let is_root = self.is_root(parent);
+        let path = [if is_root { &[] } else { above.as_slice() }, b"/", c_bytes(name)].concat();
+        self.paths.insert(id, path.clone());
+        Some(path)
+    }
+
+    fn is_root(&self, id: u64) -> bool {
+        let root = self.mount.as_ref().and_then(|mount| fs::metadata(mount).ok());
+        root.is_some_and(|root| root.ino() == id)
+    }
+
+    /// Take the cgroups that there are, and forget others.
+    fn read(&mut self) {
+        self.paths.clear();
+        self.walked = Instant::now();
+        if let Some(mount) = self.mount.clone() {
+            if let Ok(meta) = fs::metadata(&mount) {
+                // Tasks' cgroups are those of version 1 there.
+                let root = if self.hides_root { "" } else { "/" };
+                self.paths.insert(meta.ino(), root.into());
+            }
+            self.walk(&mount, b"");
+        }
+        self.room = PATHS_MIN.max(self.paths.len().saturating_mul(2));
     }
 
     fn walk(&mut self, dir: &Path, prefix: &[u8]) {
@@ -524,7 +707,19 @@ mod tests {
     #[test]
     fn signals_have_names() {
         assert_eq!(signal(9), "SIGKILL");
-        assert_eq!(signal(34), "SIGRTMIN+2");
+        let realtime = [
+            (33, "33"),
+            (34, "SIGRTMIN"),
+            (37, "SIGRTMIN+3"),
+            (49, "SIGRTMIN+15"),
+            (50, "SIGRTMAX-14"),
+            (63, "SIGRTMAX-1"),
+            (64, "SIGRTMAX"),
+            (65, "65"),
+        ];
+        for (number, name) in realtime {
+            assert_eq!(signal(number), name);
+        }
     }
 
     #[test]
@@ -572,9 +767,38 @@ mod tests {
 
     #[test]
     fn paths_begin_at_the_root_or_where_they_are_cut() {
-        assert_eq!(path(b"c\0b\0a\0", true), b"/a/b/c");
-        assert_eq!(path(b"c\0", false), b".../c");
-        assert_eq!(path(b"", true), b"/");
+        assert_eq!(path(b"c\0b\0a\0", 0), b"/a/b/c");
+        assert_eq!(path(b"c\0", PATH_CUT), b".../c");
+        assert_eq!(path(b"", 0), b"/");
+    }
+
+    #[test]
+    fn paths_that_lead_nowhere_are_marked() {
+        assert_eq!(path(b"b\0a\0", PATH_DELETED), b"/a/b (deleted)");
+        assert_eq!(path(b"b\0", PATH_UNREACHABLE), b"(unreachable)/b");
+        assert_eq!(path(b"", PATH_UNREACHABLE), b"(unreachable)/");
+        assert_eq!(path(b"b\0/\0", PATH_UNREACHABLE), b"(unreachable)/b");
+        assert_eq!(path(b"b\0", PATH_UNREACHABLE | PATH_DELETED), b"(unreachable)/b (deleted)");
+        assert_eq!(path(b"b\0", PATH_CUT | PATH_DELETED), b".../b (deleted)");
+    }
+
+    #[test]
+    fn users_are_one_or_two() {
+        assert_eq!(uids(7, 7), "7");
+        assert_eq!(uids(0, 65534), "0/65534");
+    }
+
+    #[test]
+    fn disks_have_the_names_of_now() {
+        let mut disks = Disks::default();
+        let all = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+        for (dev, name) in all.filter_map(|entry| Some((read_dev(&entry.path())?, entry.file_name()))) {
+            assert_eq!(disks.name(dev), name.to_string_lossy());
+        }
+        // A number that no driver has.
+        assert_eq!(disks.name(4000 << 20 | 7), "4000:7");
+        (0..2 * DISKS_MAX as u32).for_each(|minor| drop(disks.name(4000 << 20 | minor)));
+        assert!(disks.0.len() <= DISKS_MAX);
     }
 
     #[test]

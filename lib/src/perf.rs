@@ -16,6 +16,7 @@ use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
 
 use crate::Error;
+use crate::caps;
 use crate::row::Field;
 use crate::row::Kind;
 use crate::row::Row;
@@ -84,9 +85,11 @@ impl Sampler {
             }
             other => (Source::Cycles, other),
         };
-        match (events, read_number(PARANOID)) {
-            // Debian's kernels know a level 3.
-            (Err(Errno::EACCES), Some(level)) if level > 2 => Err(Error::Sampling(level)),
+        match (events, paranoid()) {
+            (Err(Errno::EACCES), Some(level)) => Err(Error::Sampling(level)),
+            (Err(errno @ (Errno::EPERM | Errno::ENOSYS)), _) => {
+                Err(caps::refused("perf_event_open(2)", errno))
+            }
             (Err(error), _) => Err(Error::system("perf_event_open")(error)),
             (Ok(events), _) => Ok(Self { source, frequency, events }),
         }
@@ -146,6 +149,12 @@ impl Sampler {
     pub fn throttled(&self) -> u64 {
         self.events.iter().map(|event| event.buffer.throttled()).sum()
     }
+}
+
+/// The level of kernel.perf_event_paranoid, if it is one that only Debian's kernels know: no events for those without
+/// CAP_SYS_ADMIN.
+pub(crate) fn paranoid() -> Option<u64> {
+    read_number(PARANOID).filter(|level| *level > 2)
 }
 
 fn read_number(path: &str) -> Option<u64> {

@@ -2,6 +2,7 @@
 //! Stacks as a gzip'd `profile.proto`, which pprof and others read
 //! (<https://github.com/google/pprof/blob/main/proto/profile.proto>: the numbers below are its fields').
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::time::Duration;
@@ -162,6 +163,17 @@ impl Builder {
     }
 }
 
+/// The file of the program of which there is most.
+fn main_program(stacks: &[Stack]) -> Option<&str> {
+    let mut programs: BTreeMap<&str, u64> = BTreeMap::new();
+    for stack in stacks {
+        if let Some(program) = stack.program() {
+            *programs.entry(program).or_default() += stack.value();
+        }
+    }
+    programs.into_iter().max_by_key(|(_, value)| *value).map(|(program, _)| program)
+}
+
 /// Encode stacks.
 ///
 /// # Errors
@@ -183,12 +195,17 @@ pub(crate) fn encode(stacks: &[Stack], meaning: &Meaning, duration: Duration) ->
     builder.profile.duration_nanos = nanos(duration);
     builder.profile.time_nanos = Wall::now().0 - nanos(duration);
 
+    // Readers take the first mapping for the program's file.
+    if let Some(program) = main_program(stacks) {
+        let filename = builder.string(program);
+        builder.mapping(filename);
+    }
     let [comm, pid, tid] = ["comm", "pid", "tid"].map(|key| builder.string(key));
     for stack in stacks {
         let counted = stack.counted();
         let mut sample = Sample::default();
-        for (frame, name) in stack.frames() {
-            let id = builder.location(frame.address, &name, frame.symbol.module.as_deref());
+        for (address, name, module) in stack.frames() {
+            let id = builder.location(address, &name, module);
             sample.location_id.push(id);
         }
         let count = counted.count as i64;

@@ -32,6 +32,13 @@ pub enum Value<'a> {
     Json(serde_json::Value),
 }
 
+impl<'a> Value<'a> {
+    /// Bytes from outside, or null where there are none, as they are not known.
+    pub fn known(bytes: &'a [u8]) -> Self {
+        if bytes.is_empty() { Self::Null } else { Self::Bytes(bytes) }
+    }
+}
+
 impl From<u32> for Value<'_> {
     fn from(value: u32) -> Self {
         Self::Uint(value.into())
@@ -113,7 +120,9 @@ impl<R> Field<R> {
 
     /// The cgroup of tools with [`crate::cli::CgroupColumn`].
     pub const fn cgroup(get: for<'a> fn(&'a R) -> Value<'a>) -> Self {
-        Self::new("cgroup", Kind::Bytes, "Path of the cgroup (version 2)", get).column("CGROUP", 30)
+        Self::new("cgroup", Kind::Bytes, "Path of the cgroup (version 2)", get)
+            .nullable()
+            .column("CGROUP", 30)
     }
 
     /// A field that stands in tables alone; JSON has the same facts in other fields.

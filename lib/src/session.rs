@@ -42,6 +42,7 @@ use crate::command::Waiting;
 use crate::hooks::Taken;
 use crate::json::SCHEMA_VERSION;
 use crate::kernel;
+use crate::kernel::Kernel;
 use crate::loading;
 pub use crate::losses::Account;
 use crate::losses::Counters;
@@ -55,6 +56,7 @@ use crate::metrics::Exporter;
 use crate::out::Out;
 use crate::say;
 use crate::signals;
+use crate::targets::Targets;
 use crate::time::Clock;
 use crate::time::Wall;
 use crate::uprobe;
@@ -96,7 +98,12 @@ pub(crate) fn bpf_error(what: impl Into<String>) -> impl FnOnce(libbpf_rs::Error
         if error.kind() == ErrorKind::PermissionDenied
             && warnings.iter().any(|line| line.contains("failed to create"))
         {
-            return Error::LockedMemory;
+            let counts = Kernel::new().is_ok_and(|kernel| kernel.has_member("bpf_map", "memory"));
+            return if counts {
+                Error::LockedMemory
+            } else {
+                caps::refused("bpf(2)", nix::errno::Errno::EPERM)
+            };
         }
         // Of older kernels (5.10, 6.1) the verifier does not know the helper then.
         let refused = ["cannot use helper bpf_probe_read", "unknown func bpf_probe_read"];
@@ -241,6 +248,9 @@ struct Watch {
     command: Option<Waiting>,
     /// What tells that it has ended, and whether it has.
     ended: Option<(OwnedFd, bool)>,
+    /// What the tool filters by.
+    targets: Targets,
+    tool: &'static str,
 }
 
 const RING: u64 = 0;
@@ -248,9 +258,16 @@ const STDOUT: u64 = 1;
 const METRICS: u64 = 2;
 const COMMAND: u64 = 3;
 const FOLLOWED: u64 = 4;
+const TARGET: u64 = 5;
 
 impl Watch {
-    fn new(common: &Common, began: Instant, command: Option<Waiting>) -> Result<Self, Error> {
+    fn new(
+        tool: &'static str,
+        common: &Common,
+        began: Instant,
+        command: Option<Waiting>,
+        targets: Targets,
+    ) -> Result<Self, Error> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(Error::system("epoll"))?;
         // Errors alone are waited for: the reader of a pipe that goes away. A file can't be watched.
         let stdout = common.output.is_none().then(io::stdout);
@@ -258,6 +275,10 @@ impl Watch {
         match stdout.map_or(Ok(()), watch) {
             Ok(()) | Err(nix::errno::Errno::EPERM) => (),
             Err(error) => return Err(Error::system("watching stdout")(error)),
+        }
+        for fd in targets.fds() {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, TARGET);
+            epoll.add(fd, event).map_err(Error::system("watching what the filter names"))?;
         }
         let deadline = common.duration.map(|time| began + time);
         Ok(Self {
@@ -268,6 +289,8 @@ impl Watch {
             waits: 0,
             command,
             ended: None,
+            targets,
+            tool,
         })
     }
 
@@ -293,6 +316,7 @@ impl Watch {
         self.dry_run
             || self.reader_gone
             || signals::stopped()
+            || self.targets.are_over()
             || self.ended.as_ref().is_some_and(|(_, has_ended)| *has_ended)
             // A command is let go however short the time is.
             || self.command.is_none() && self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
@@ -307,6 +331,7 @@ impl Watch {
             self.ended = Some((pidfd, false));
         }
         let left = self.deadline.map_or(time, |d| time.min(d.saturating_duration_since(Instant::now())));
+        let left = left.min(self.targets.patience());
         self.waits = self.waits.saturating_add(1);
         if self.waits == 2 {
             // Not earlier: somebody waits for the first event.
@@ -324,7 +349,7 @@ impl Watch {
                 {
                     *has_ended = true;
                 }
-                Ok(())
+                self.targets.look(self.tool, has(TARGET))
             }
             // A signal, or a stop and a continuation.
             Err(nix::errno::Errno::EINTR) => Ok(()),
@@ -333,17 +358,30 @@ impl Watch {
     }
 }
 
+/// So many links are detached one after the other, and more by so many threads at once.
+const FEW: usize = 8;
+const DETACHING: usize = 64;
+
+/// Split into at most so many parts, of nearly the same size.
+fn split<T>(mut all: Vec<T>, parts: usize) -> Vec<Vec<T>> {
+    let share = all.len().div_ceil(parts.max(1)).max(1);
+    let mut split = Vec::new();
+    while !all.is_empty() {
+        split.push(all.split_off(all.len().saturating_sub(share)));
+    }
+    split
+}
+
 /// Detach. The kernel waits each time until nobody runs the program any more: where there are many, at once.
-fn detach(links: &mut Vec<Link>) {
-    const FEW: usize = 8;
+pub(crate) fn detach(links: &mut Vec<Link>) {
+    if links.len() <= FEW {
+        return links.clear();
+    }
     std::thread::scope(|scope| {
-        let share = links.len().div_ceil(FEW);
-        while links.len() > FEW {
-            let part = links.split_off(links.len() - share);
+        for part in split(std::mem::take(links), DETACHING) {
             // Without a thread, they are dropped here.
             _ = std::thread::Builder::new().spawn_scoped(scope, move || drop(part));
         }
-        links.clear();
     });
 }
 
@@ -423,6 +461,7 @@ impl Session {
         let counters = Counters::of(object)?;
         // Before the first event can come, which no time may precede.
         let clock = Clock::new();
+        let mut targets = Targets::take(object)?;
         let mut links = attach(object)?;
         let mut programs = Vec::new();
         for program in object.progs_mut().filter(|program| program.autoload()) {
@@ -449,6 +488,7 @@ impl Session {
         memory::give_back_heap();
 
         let mut out = Out::new(tool, common, clock)?;
+        targets.say_notes(tool);
         taken.notes.iter().for_each(|note| say(&format!("{tool}: note: {note}")));
         if common.verbose {
             taken.hooks.iter().for_each(|(hook, way)| say(&format!("{tool}: hook {hook}: {way}")));
@@ -464,7 +504,7 @@ impl Session {
         }
         let began = Instant::now();
         let losses = Losses::new(tool, counters, programs, out.sink.state())?;
-        let watch = Watch::new(common, began, command)?;
+        let watch = Watch::new(tool, common, began, command, targets)?;
         Ok(Self { out, links, watch, losses, began, strict: common.strict })
     }
 
@@ -713,6 +753,28 @@ impl Session {
         match self.out.sink.unwritten_lines() {
             0 => Ok(()),
             lines => Err(Error::Incomplete(lines)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_is_split_into_parts() {
+        for count in 0..=5000 {
+            let all: Vec<usize> = (0..count).collect();
+            for parts in [0, 1, 2, 7, 8, DETACHING] {
+                let split = split(all.clone(), parts);
+                assert!(split.len() <= parts.max(1), "{count} in {parts}");
+                assert!(split.iter().all(|part| !part.is_empty()), "{count} in {parts}");
+                let largest = split.iter().map(Vec::len).max().unwrap_or_default();
+                assert_eq!(largest, count.div_ceil(parts.max(1)), "{count} in {parts}");
+                let mut joined = split.concat();
+                joined.sort_unstable();
+                assert_eq!(joined, all);
+            }
         }
     }
 }

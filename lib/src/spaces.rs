@@ -1,30 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Where the addresses of processes lie: in which files, noted and opened while the processes live, so that what
-//! has ended, been deleted or been replaced by then still has its symbols at the end.
+//! Where the addresses of processes lie: in which files, noted and opened while the processes live. Who asks for the
+//! symbols at the end has them read when the last process that maps a file ends, and the file closed: what has ended,
+//! been deleted or been replaced has its symbols, and nobody is held up.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::io::Read as _;
-use std::io::Seek as _;
 use std::io::Write as _;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::AsFd as _;
+use std::os::fd::BorrowedFd;
+use std::os::fd::FromRawFd as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
-use nix::fcntl::OFlag;
-use nix::fcntl::OpenHow;
-use nix::fcntl::ResolveFlag;
 use nix::sys::memfd::MFdFlags;
+
+use crate::door;
+use crate::door::Links;
+use crate::door::Refused;
+use crate::door::Root;
+use crate::perf_map;
+use crate::perf_map::PerfMap;
 
 /// Why an address has no name.
 pub(crate) type Why = &'static str;
@@ -33,21 +36,18 @@ const ENDED: Why = "the process had ended before its maps could be read";
 const OUTSIDE: Why = "the process is outside of this pid namespace";
 const EXECUTED: Why = "the process had executed another program before its maps could be read";
 const DENIED: Why = "not allowed to read the process's maps: that takes CAP_SYS_PTRACE";
+const CHANGED: Why = "the process's mappings had changed before they could be read";
+pub(crate) const CLOSED: Why = "the last process that had the file mapped ended before its symbols were read";
 const UNMAPPED: Why = "not mapped: a caller without frame pointers?";
 const DELETED: Why = "the file has been deleted, and opening it takes CAP_CHECKPOINT_RESTORE";
 const REPLACED: Why = "another file stands at the path now";
-const FILE_DENIED: Why = "not allowed to open the file";
 const NOT_FOUND: Why = "the file was not found";
 const TOO_MANY: Why = "too many files are open already";
-const NO_PERF_MAP: Why = "made at run time, and the process has no perf map in /tmp";
-const NOT_IN_PERF_MAP: Why = "made at run time, and not in the process's perf map";
 
 /// So many address spaces are kept readable; more are read again when they are needed.
 const SPACES_MAX: usize = 256;
 /// What is not mapped may be by now, but to look costs much.
 const REREAD: Duration = Duration::from_millis(50);
-/// A file that somebody else wrote is read so far and no further.
-const PERF_MAP_MAX: u64 = 64 << 20;
 /// Of the descriptors that the kernel allows us, these are for other ends.
 const SPARE_DESCRIPTORS: u64 = 64;
 /// What memfd_create() makes is named so.
@@ -55,11 +55,11 @@ const MEMORY: &[u8] = b"/memfd:";
 const DELETED_SUFFIX: &[u8] = b" (deleted)";
 
 /// Where an address lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Place {
     /// At an offset of a file; the number is that of [`Spaces::file`].
     File(u32, u64),
-    /// In code that a process made itself; the number is that of [`Spaces::made`].
+    /// In code that a process made itself; the number is that of [`Spaces::perf_map`].
     Made(u32, u64),
     /// Nobody knows.
     Nowhere(Why),
@@ -69,10 +69,38 @@ pub(crate) enum Place {
 pub(crate) struct MappedFile {
     /// As the process knows it.
     pub path: Vec<u8>,
-    /// Where to read it.
-    pub readable: Result<PathBuf, Why>,
-    _open: Option<OwnedFd>,
+    /// To read it.
+    pub open: Result<fs::File, Why>,
+    /// The last process that was seen to have it mapped.
+    pub pid: u32,
+    /// How many of the address spaces that are watched have it mapped.
+    users: u32,
+    /// What tells it from another one that has its inode later.
+    stamp: Option<Stamp>,
+    /// Whether it holds a mount that may be in somebody's way.
+    on_other_mount: bool,
 }
+
+/// Device, inode, size, and the time of the last change.
+type Stamp = (u64, u64, u64, i64, i64);
+
+/// What the programs know of a process's address space (`struct stack_slot`).
+#[derive(Clone, Copy, Debug)]
+pub struct Slot {
+    /// The generation.
+    pub id: u64,
+    /// The process, of which there is one for each slot at a time.
+    pub pid: u32,
+    /// Where its first stack begins.
+    pub stack_start: u64,
+    /// The addresses at which something was mapped since its first generation, and that behind them.
+    pub changed: (u64, u64),
+    /// Whether later generations can't be told apart.
+    pub is_last: bool,
+}
+
+/// Looks a process's slot up.
+pub type Slots = Box<dyn Fn(u32) -> Option<Slot> + Send>;
 
 /// Executable memory of a process.
 #[derive(Clone, Copy)]
@@ -90,31 +118,49 @@ enum Backing {
     None,
 }
 
-/// An address space, which is a process between two execve.
+/// A generation of an address space, which is a process between two execve.
 struct Space {
     pid: u32,
     stack_start: u64,
     mappings: Result<Vec<Mapping>, Why>,
+    /// Addresses that may have meant something else when its stacks were taken.
+    changed: (u64, u64),
     read: Instant,
-    made: Option<u32>,
+    /// The number of the perf map, which all generations of a program in a process have together.
+    made: u32,
+    /// The file of the program.
+    program: Option<u32>,
+    /// Whether its files are held.
+    is_live: bool,
+    /// Readable once the process has ended.
+    pidfd: Option<OwnedFd>,
 }
 
-/// A perf map: the names that a process gave to code that it made, in /tmp/perf-PID.map.
-struct PerfMap {
-    pid: u32,
-    file: Option<fs::File>,
-    names: Option<BTreeMap<u64, (u64, String)>>,
+impl Space {
+    fn files(&self) -> BTreeSet<u32> {
+        let file = |mapping: &Mapping| match mapping.backing {
+            Backing::File(file) => Some(file),
+            Backing::None => None,
+        };
+        self.mappings.iter().flatten().filter_map(file).collect()
+    }
 }
 
 /// All that is known about the addresses of processes.
 #[derive(Default)]
 pub(crate) struct Spaces {
     spaces: HashMap<u64, Space>,
-    files: Vec<MappedFile>,
+    /// Those to which a space belongs, or a name that is known.
+    files: HashMap<u32, MappedFile>,
     by_inode: HashMap<(Vec<u8>, u64, Vec<u8>), u32>,
-    perf_maps: Vec<PerfMap>,
+    perf_maps: HashMap<u32, PerfMap>,
+    numbers: u32,
     vdso: Option<u32>,
     descriptors: u64,
+    slots: Option<Slots>,
+    /// Generations that have been replaced, and processes that had ended when they were looked at.
+    over: Vec<u64>,
+    own_root: Option<u64>,
 }
 
 impl Spaces {
@@ -127,15 +173,145 @@ impl Spaces {
         Self { descriptors: descriptors.saturating_sub(SPARE_DESCRIPTORS), ..Self::default() }
     }
 
+    /// Have generations of address spaces told apart, and the files of those that have ended given back.
+    pub fn watch(&mut self, slots: Slots) {
+        self.slots = Some(slots);
+        self.own_root = fs::metadata("/").ok().map(|root| root.dev());
+    }
+
     /// Look at an address space for the first time. `stack_start` tells it from a later one of the same
     /// process; 0 if it is not known.
     pub fn note(&mut self, id: u64, pid: u32, stack_start: u64) {
-        if self.spaces.len() >= SPACES_MAX {
-            self.forget();
-        }
+        let pidfd = self.slots.as_ref().and_then(|_| pidfd_open(pid));
         let mappings = self.read(pid, stack_start);
-        let space = Space { pid, stack_start, mappings, read: Instant::now(), made: None };
+        let changed = self.changed(id, pid, stack_start);
+        let replaced = self.spaces.iter().filter(|(_, space)| space.pid == pid && space.is_live);
+        self.over.extend(replaced.map(|(id, _)| *id));
+        if pidfd.is_none() {
+            self.over.push(id);
+        }
+        let is_same = |space: &&Space| space.is_live && (space.pid, space.stack_start) == (pid, stack_start);
+        let made = self.spaces.values().find(is_same).map(|space| space.made);
+        let made = made.unwrap_or_else(|| next(&mut self.numbers));
+        let read = Instant::now();
+        let space =
+            Space { pid, stack_start, mappings, changed, read, made, program: None, is_live: true, pidfd };
+        self.hold(&space.files());
         self.spaces.insert(id, space);
+        if let Some((code, _)) = code_and_stack(pid)
+            && let Place::File(file, _) = self.find(id, code)
+            && let Some(space) = self.spaces.get_mut(&id)
+        {
+            space.program = Some(file);
+        }
+    }
+
+    /// The path of an address space's program.
+    pub fn program(&self, id: u64) -> Option<Arc<str>> {
+        let file = self.files.get(&self.spaces.get(&id)?.program?)?;
+        Some(String::from_utf8_lossy(&file.path).into())
+    }
+
+    fn hold(&mut self, files: &BTreeSet<u32>) {
+        for file in files {
+            if let Some(file) = self.files.get_mut(file) {
+                file.users += 1;
+            }
+        }
+    }
+
+    /// Addresses of which the maps, which were just read, may not tell what this generation had there.
+    fn changed(&self, id: u64, pid: u32, stack_start: u64) -> (u64, u64) {
+        let Some(slots) = &self.slots else { return (0, 0) };
+        match slots(pid) {
+            // Another process has taken it: it is not known that anything changed.
+            Some(slot) if slot.pid != pid => (0, 0),
+            Some(slot) if slot.stack_start != stack_start => (0, u64::MAX),
+            Some(slot) if slot.id == id && !slot.is_last => (0, 0),
+            Some(slot) => slot.changed,
+            None => (0, u64::MAX),
+        }
+    }
+
+    /// Whether another one has no room.
+    pub fn is_full(&self) -> bool {
+        self.spaces.len() >= SPACES_MAX
+    }
+
+    /// What tells that processes have ended.
+    pub fn pidfds(&self) -> Vec<(u64, BorrowedFd<'_>)> {
+        self.spaces.iter().filter_map(|(id, space)| Some((*id, space.pidfd.as_ref()?.as_fd()))).collect()
+    }
+
+    /// This one's process has ended.
+    pub fn has_ended(&mut self, id: u64) {
+        if let Some(space) = self.spaces.get_mut(&id) {
+            space.pidfd = None;
+            self.over.push(id);
+        }
+    }
+
+    /// Those of which no stacks are to come, but for what is on its way.
+    pub fn take_over(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.over)
+    }
+
+    /// All that are watched.
+    pub fn live(&self) -> Vec<u64> {
+        self.spaces.iter().filter(|(_, space)| space.is_live).map(|(id, _)| *id).collect()
+    }
+
+    /// Watch these no more: the files that no other one has mapped, and the numbers of code that was made. Both
+    /// are to be closed once their symbols were read.
+    pub fn end(&mut self, ids: &[u64]) -> (Vec<u32>, Vec<u32>) {
+        let (mut files, mut made) = (Vec::new(), Vec::new());
+        for id in ids {
+            let Some(space) = self.spaces.get_mut(id).filter(|space| space.is_live) else { continue };
+            space.is_live = false;
+            space.pidfd = None;
+            made.push(space.made);
+            for number in space.files() {
+                let Some(file) = self.files.get_mut(&number) else { continue };
+                file.users = file.users.saturating_sub(1);
+            }
+        }
+        // Also those of maps that proved to be another program's. The kernel's library is a copy of our own.
+        let is_unused = |(number, file): &(&u32, &MappedFile)| {
+            file.users == 0 && file.open.is_ok() && Some(**number) != self.vdso
+        };
+        files.extend(self.files.iter().filter(is_unused).map(|(number, _)| *number));
+        // A generation that is over may have code without a name yet: many perf maps are written at the end.
+        made.retain(|made| !self.spaces.values().any(|space| space.is_live && space.made == *made));
+        (files, made)
+    }
+
+    /// Let go of a file.
+    pub fn close(&mut self, file: u32) {
+        if let Some(file) = self.files.get_mut(&file).filter(|file| file.open.is_ok()) {
+            file.open = Err(CLOSED);
+        }
+    }
+
+    /// Let go of a perf map.
+    pub fn close_made(&mut self, made: u32) {
+        self.perf_maps.remove(&made);
+    }
+
+    /// Forget the address spaces that are not watched, and files of which no name is known.
+    pub fn forget(&mut self, is_named: impl Fn(u32) -> bool) {
+        self.spaces.retain(|_, space| space.is_live);
+        let mut kept: BTreeSet<u32> = self.spaces.values().flat_map(Space::files).collect();
+        kept.extend(self.vdso);
+        self.files.retain(|number, _| kept.contains(number) || is_named(*number));
+        let files = &self.files;
+        self.by_inode.retain(|_, number| files.contains_key(number));
+    }
+
+    /// Whether this file's names should not wait for the end of its last process: it is on another mount than the
+    /// root's.
+    pub fn is_urgent(&self, file: u32) -> bool {
+        self.slots.is_some()
+            && self.files.get(&file).is_some_and(|file| file.on_other_mount && file.open.is_ok())
     }
 
     /// Where an address of an address space lies; the rest is for [`Spaces::note`], if that was not done.
@@ -145,19 +321,22 @@ impl Spaces {
         }
         let found = self.find(id, address);
         let Some(space) = self.spaces.get(&id) else { return Place::Nowhere(UNMAPPED) };
-        if found == Place::Nowhere(UNMAPPED) && space.read.elapsed() > REREAD {
+        if found == Place::Nowhere(UNMAPPED) && space.is_live && space.read.elapsed() > REREAD {
             let (pid, stack_start) = (space.pid, space.stack_start);
             let again = self.read(pid, stack_start);
-            if let Some(space) = self.spaces.get_mut(&id) {
-                space.read = Instant::now();
-                if let (Ok(old), Ok(mut new)) = (&space.mappings, again) {
-                    // What is gone was there when an earlier stack was taken.
-                    let covered = |m: &Mapping| new.iter().any(|n| n.start < m.end && m.start < n.end);
-                    let gone: Vec<_> = old.iter().filter(|m| !covered(m)).copied().collect();
-                    new.extend(gone);
-                    new.sort_by_key(|mapping| mapping.start);
-                    space.mappings = Ok(new);
-                }
+            let is_same = self.changed(id, pid, stack_start) == (0, 0);
+            let Some(space) = self.spaces.get_mut(&id) else { return found };
+            space.read = Instant::now();
+            if let (true, Ok(old), Ok(mut new)) = (is_same, &space.mappings, again) {
+                // What is gone was there when an earlier stack was taken.
+                let covered = |m: &Mapping| new.iter().any(|n| n.start < m.end && m.start < n.end);
+                let gone: Vec<_> = old.iter().filter(|m| !covered(m)).copied().collect();
+                new.extend(gone);
+                new.sort_by_key(|mapping| mapping.start);
+                let old = space.files();
+                space.mappings = Ok(new);
+                let added = space.files().difference(&old).copied().collect();
+                self.hold(&added);
             }
             return self.find(id, address);
         }
@@ -165,66 +344,36 @@ impl Spaces {
     }
 
     fn find(&mut self, id: u64, address: u64) -> Place {
-        let Some(space) = self.spaces.get_mut(&id) else { return Place::Nowhere(UNMAPPED) };
+        let Some(space) = self.spaces.get(&id) else { return Place::Nowhere(UNMAPPED) };
         let mappings = match &space.mappings {
             Ok(mappings) => mappings,
             Err(why) => return Place::Nowhere(why),
         };
         let at = mappings.partition_point(|mapping| mapping.end <= address);
         match mappings.get(at).filter(|mapping| mapping.start <= address) {
+            _ if (space.changed.0..space.changed.1).contains(&address) => Place::Nowhere(CHANGED),
             None => Place::Nowhere(UNMAPPED),
             Some(Mapping { start, offset, backing: Backing::File(file), .. }) => {
                 Place::File(*file, address - start + offset)
             }
+            Some(_) if !space.is_live && !self.perf_maps.contains_key(&space.made) => {
+                Place::Nowhere(perf_map::CLOSED)
+            }
             Some(_) => {
-                let perf_maps = &mut self.perf_maps;
-                let made = *space.made.get_or_insert_with(|| {
-                    perf_maps.push(PerfMap { pid: space.pid, file: None, names: None });
-                    (perf_maps.len() - 1) as u32
-                });
-                let map = &mut perf_maps[made as usize];
-                map.file = map.file.take().or_else(|| open_perf_map(map.pid));
-                Place::Made(made, address)
+                self.perf_maps.entry(space.made).or_insert_with(|| PerfMap::of(space.pid)).look();
+                Place::Made(space.made, address)
             }
         }
     }
 
     /// A file by its number.
     pub fn file(&self, number: u32) -> Option<&MappedFile> {
-        self.files.get(number as usize)
+        self.files.get(&number)
     }
 
-    /// The name and the beginning of code that a process made.
-    pub fn made(&mut self, number: u32, address: u64) -> Result<(String, u64), Why> {
-        let Some(map) = self.perf_maps.get_mut(number as usize) else { return Err(NO_PERF_MAP) };
-        if map.names.is_none() {
-            map.file = map.file.take().or_else(|| open_perf_map(map.pid));
-            map.names = map.file.as_mut().map(|file| {
-                // It may have been read before.
-                _ = file.rewind();
-                read_perf_map(file.take(PERF_MAP_MAX))
-            });
-        }
-        let names = map.names.as_ref().ok_or(NO_PERF_MAP)?;
-        match names.range(..=address).next_back() {
-            Some((start, (end, name))) if address < *end => Ok((name.clone(), *start)),
-            _ => Err(NOT_IN_PERF_MAP),
-        }
-    }
-
-    /// Read perf maps anew when they are asked for again.
-    pub fn forget_perf_maps(&mut self) {
-        for map in &mut self.perf_maps {
-            map.names = None;
-        }
-    }
-
-    /// Drop address spaces of processes that have ended; all, if that are too few.
-    fn forget(&mut self) {
-        self.spaces.retain(|_, space| Path::new(&format!("/proc/{}", space.pid)).exists());
-        if self.spaces.len() >= SPACES_MAX {
-            self.spaces.clear();
-        }
+    /// The perf map of a process by its number; none, if it was closed.
+    pub fn perf_map(&mut self, number: u32) -> Option<&mut PerfMap> {
+        self.perf_maps.get_mut(&number)
     }
 
     fn read(&mut self, pid: u32, stack_start: u64) -> Result<Vec<Mapping>, Why> {
@@ -243,8 +392,8 @@ impl Spaces {
         let mappings =
             lines.filter(|line| line.executable).map(|line| self.mapping(pid, &line)).collect::<Vec<_>>();
         // After the maps, so that they are those of the same program.
-        match start_of_stack(pid) {
-            Some(start) if stack_start != 0 && start != stack_start => Err(EXECUTED),
+        match code_and_stack(pid) {
+            Some((_, start)) if stack_start != 0 && start != stack_start => Err(EXECUTED),
             _ => Ok(mappings),
         }
     }
@@ -256,7 +405,7 @@ impl Spaces {
             // A program, or memory that a process shares with itself to make code.
             path if path.starts_with(MEMORY) => {
                 let file = self.file_of(pid, line);
-                let readable = self.file(file).is_some_and(|file| file.readable.is_ok());
+                let readable = self.file(file).is_some_and(|file| file.open.is_ok());
                 if readable { Backing::File(file) } else { Backing::None }
             }
             path if path.starts_with(b"/") => Backing::File(self.file_of(pid, line)),
@@ -267,27 +416,41 @@ impl Spaces {
         Mapping { start: line.start, end: line.end, offset: line.offset, backing }
     }
 
-    fn add(&mut self, file: MappedFile) -> u32 {
-        self.files.push(file);
-        (self.files.len() - 1) as u32
+    fn add(&mut self, path: Vec<u8>, open: Result<fs::File, Why>, pid: u32) -> u32 {
+        let number = next(&mut self.numbers);
+        let stamp = open.as_ref().ok().and_then(stamp);
+        let on_other_mount = stamp.map(|stamp| stamp.0) != self.own_root;
+        self.files.insert(number, MappedFile { path, open, pid, users: 0, stamp, on_other_mount });
+        number
     }
 
     fn file_of(&mut self, pid: u32, line: &MapsLine<'_>) -> u32 {
         let key = (line.device.to_vec(), line.inode, line.path.to_vec());
-        // One that could not be opened may be readable in another process.
-        if let Some(number) = self.by_inode.get(&key)
-            && self.files.get(*number as usize).is_some_and(|file| file.readable.is_ok())
+        let known = self.by_inode.get(&key).copied();
+        if let Some(number) = known
+            && let Some(file) = self.files.get_mut(&number).filter(|file| file.open.is_ok())
         {
-            return *number;
+            file.pid = pid;
+            return number;
         }
-        let open = if self.files.len() as u64 >= self.descriptors { Err(TOO_MANY) } else { open(pid, line) };
-        let readable = open.as_ref().map(|fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())));
-        let readable = readable.map_err(|why| *why);
-        if let (Some(number), Err(_)) = (self.by_inode.get(&key), &readable) {
-            return *number;
+        let files = self.files.values().filter(|file| file.open.is_ok()).count();
+        let descriptors = self.spaces.len() + self.perf_maps.len() + files;
+        // One that could not be opened may be readable in another process.
+        let open = if descriptors as u64 >= self.descriptors { Err(TOO_MANY) } else { open(pid, line) };
+        if let Some(number) = known
+            && let Some(file) = self.files.get_mut(&number)
+        {
+            let is_it = match &open {
+                Ok(open) => file.stamp.is_some() && stamp(open) == file.stamp,
+                Err(_) => file.stamp.is_none(),
+            };
+            if is_it {
+                (file.open, file.pid) = (open, pid);
+                return number;
+            }
         }
         let path = line.path.strip_suffix(DELETED_SUFFIX).unwrap_or(line.path).to_vec();
-        let number = self.add(MappedFile { path, readable, _open: open.ok() });
+        let number = self.add(path, open, pid);
         self.by_inode.insert(key, number);
         number
     }
@@ -297,13 +460,29 @@ impl Spaces {
         if let Some(number) = self.vdso {
             return number;
         }
-        let copy = copy_of_vdso();
-        let readable = copy.as_ref().map(|fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())));
-        let readable = readable.ok_or(NOT_FOUND);
-        let number = self.add(MappedFile { path: b"[vdso]".into(), readable, _open: copy });
+        let number = self.add(b"[vdso]".into(), copy_of_vdso().ok_or(NOT_FOUND), 0);
         self.vdso = Some(number);
         number
     }
+}
+
+fn next(numbers: &mut u32) -> u32 {
+    *numbers = numbers.wrapping_add(1);
+    *numbers
+}
+
+fn stamp(file: &fs::File) -> Option<Stamp> {
+    let stat = nix::sys::stat::fstat(file).ok()?;
+    Some((stat.st_dev, stat.st_ino, stat.st_size.cast_unsigned(), stat.st_ctime, stat.st_ctime_nsec))
+}
+
+/// Becomes readable when the process ends; nothing, if it has.
+fn pidfd_open(pid: u32) -> Option<OwnedFd> {
+    // SAFETY: the call takes two numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = nix::errno::Errno::result(fd).ok()? as i32;
+    // SAFETY: the kernel just made it for us.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// A line of /proc/PID/maps.
@@ -335,28 +514,21 @@ impl<'a> MapsLine<'a> {
 
 /// Open a mapped file: through the mapping itself, which is right also if it was deleted, replaced or mounted
 /// somewhere else; where that is not allowed, by its path in the process's root, if it is the same file.
-fn open(pid: u32, line: &MapsLine<'_>) -> Result<OwnedFd, Why> {
+fn open(pid: u32, line: &MapsLine<'_>) -> Result<fs::File, Why> {
     let link = format!("/proc/{pid}/map_files/{:x}-{:x}", line.start, line.end);
-    // To open a device may do something.
-    match fs::metadata(&link) {
-        Ok(metadata) if metadata.is_file() => {
-            let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-            if let Ok(file) = fs::OpenOptions::new().read(true).custom_flags(flags).open(&link) {
-                if line.path.starts_with(MEMORY) && !is_elf(&file) {
-                    return Err("no program");
-                }
-                return Ok(file.into());
-            }
-        }
-        Ok(_) => return Err("no regular file is mapped there"),
+    match door::open_magic_link(&link) {
+        Ok(file) if line.path.starts_with(MEMORY) && !is_elf(&file) => return Err("no program"),
+        Ok(file) => return Ok(file),
+        Err(refused @ (Refused::NotRegular | Refused::Pseudo)) => return Err(refused.reason()),
         Err(_) => (),
     }
     if line.path.ends_with(DELETED_SUFFIX) {
         return Err(DELETED);
     }
-    let file = open_in_root(pid, OsStr::from_bytes(line.path).as_ref())?;
-    let same = file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.ino() == line.inode);
-    if same { Ok(file.into()) } else { Err(REPLACED) }
+    let path = Path::new(OsStr::from_bytes(line.path));
+    let file = Root::of_process(pid).and_then(|root| root.open(path, Links::Follow));
+    let file = file.map_err(Refused::reason)?;
+    if door::is_mapped_as(&file, line.device, line.inode) { Ok(file) } else { Err(REPLACED) }
 }
 
 fn is_elf(file: &fs::File) -> bool {
@@ -364,78 +536,21 @@ fn is_elf(file: &fs::File) -> bool {
     std::os::unix::fs::FileExt::read_exact_at(file, &mut magic, 0).is_ok() && magic == *b"\x7fELF"
 }
 
-/// Open a path as the process sees it; links in it lead nowhere else.
-fn open_in_root(pid: u32, path: &Path) -> Result<fs::File, Why> {
-    let why = |error: io::Error| match error.kind() {
-        io::ErrorKind::PermissionDenied => FILE_DENIED,
-        _ => NOT_FOUND,
-    };
-    let root = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_PATH)
-        .open(format!("/proc/{pid}/root"))
-        .map_err(why)?;
-    let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let file = nix::fcntl::openat2(root, path, how).map_err(|error| why(error.into()))?;
-    Ok(file.into())
-}
-
-/// Where a process's first thread's stack begins, which each execve makes anew: a field of /proc/PID/stat, behind
-/// the name, which may hold anything.
-fn start_of_stack(pid: u32) -> Option<u64> {
-    const FIELD: usize = 28;
+/// Where a process's program begins, and where its first thread's stack does, which each execve makes anew: fields of
+/// /proc/PID/stat, behind the name, which may hold anything. Nothing, where they are not shown.
+fn code_and_stack(pid: u32) -> Option<(u64, u64)> {
+    const CODE: usize = 26;
+    const STACK: usize = 28;
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let name_end = stat.iter().rposition(|byte| *byte == b')')?;
     let rest = str::from_utf8(stat.get(name_end + 2..)?).ok()?;
     // The first field behind the name is number 3.
-    rest.split(' ').nth(FIELD - 3)?.parse().ok().filter(|start| *start != 0)
-}
-
-/// The process's number in its own namespace is in the file's name; only root or the process's user can have
-/// written it.
-fn open_perf_map(pid: u32) -> Option<fs::File> {
-    let status = fs::read(format!("/proc/{pid}/status")).ok()?;
-    let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"NSpid:"))?;
-    let inner = str::from_utf8(line).ok()?.split_whitespace().last()?;
-    let file = open_in_root(pid, Path::new(&format!("/tmp/perf-{inner}.map"))).ok()?;
-    let (owner, process) = (file.metadata().ok()?, fs::metadata(format!("/proc/{pid}")).ok()?);
-    let trusted = owner.uid() == process.uid() || owner.uid() == 0;
-    let writable_by_others = owner.permissions().mode() & 0o002 != 0;
-    (owner.is_file() && trusted && !writable_by_others).then_some(file)
-}
-
-/// Lines of start and size in hexadecimal, and a name. Later ones replace what they cover.
-fn read_perf_map(file: impl io::Read) -> BTreeMap<u64, (u64, String)> {
-    let mut names = BTreeMap::new();
-    let mut text = Vec::new();
-    if let Err(error) = io::BufReader::new(file).read_to_end(&mut text) {
-        crate::say(&format!("a perf map: {error}"));
-    }
-    for line in text.split(|byte| *byte == b'\n') {
-        let line = String::from_utf8_lossy(line);
-        let mut words = line.splitn(3, ' ');
-        let hex = |word: Option<&str>| u64::from_str_radix(word?.trim_start_matches("0x"), 16).ok();
-        let (Some(start), Some(size), Some(name)) = (hex(words.next()), hex(words.next()), words.next())
-        else {
-            continue;
-        };
-        let end = start.saturating_add(size);
-        let covered: Vec<u64> = names
-            .range(..end)
-            .rev()
-            .take_while(|(_, (other_end, _)): &(_, &(u64, String))| *other_end > start)
-            .map(|(other, _)| *other)
-            .collect();
-        covered.iter().for_each(|other| _ = names.remove(other));
-        names.insert(start, (end, name.trim_end().to_string()));
-    }
-    names
+    let field = |n: usize| rest.split(' ').nth(n - 3)?.parse().ok();
+    Some((field(CODE)?, field(STACK).filter(|start| *start != 0)?))
 }
 
 /// The kernel's library in our own memory, as a file.
-fn copy_of_vdso() -> Option<OwnedFd> {
+fn copy_of_vdso() -> Option<fs::File> {
     let maps = fs::read("/proc/self/maps").ok()?;
     let mut lines = maps.split(|byte| *byte == b'\n').filter_map(MapsLine::parse);
     let line = lines.find(|line| line.path == b"[vdso]")?;
@@ -445,7 +560,7 @@ fn copy_of_vdso() -> Option<OwnedFd> {
     let copy = nix::sys::memfd::memfd_create(c"vdso", MFdFlags::MFD_CLOEXEC).ok()?;
     let mut copy = fs::File::from(copy);
     copy.write_all(&bytes).ok()?;
-    Some(copy.into())
+    Some(copy)
 }
 
 #[cfg(test)]
@@ -470,23 +585,29 @@ mod tests {
     }
 
     #[test]
-    fn perf_maps_keep_what_came_last() {
-        let names =
-            read_perf_map(&b"1000 100 old\n0x2000 10 two words\nnonsense\n1080 100 new\n3000 zz bad\n"[..]);
-        let all: Vec<_> = names.iter().map(|(start, (end, name))| (*start, *end, name.as_str())).collect();
-        assert_eq!(all, [(0x1080, 0x1180, "new"), (0x2000, 0x2010, "two words")]);
-    }
-
-    #[test]
     fn own_code_has_a_place() {
         let mut spaces = Spaces::new();
-        spaces.note(1, std::process::id(), start_of_stack(std::process::id()).unwrap());
+        spaces.note(1, std::process::id(), code_and_stack(std::process::id()).unwrap().1);
         let address = own_code_has_a_place as fn() as usize as u64;
         let Place::File(file, _) = spaces.place(1, std::process::id(), 0, address) else { panic!() };
-        let path = spaces.file(file).unwrap().readable.clone().unwrap();
-        assert_eq!(fs::metadata(path).unwrap().ino(), fs::metadata("/proc/self/exe").unwrap().ino());
+        let found = spaces.file(file).unwrap().open.as_ref().unwrap().metadata().unwrap();
+        assert_eq!(found.ino(), fs::metadata("/proc/self/exe").unwrap().ino());
         assert_eq!(spaces.place(1, std::process::id(), 0, 1), Place::Nowhere(UNMAPPED));
         spaces.note(2, std::process::id(), 1);
         assert_eq!(spaces.place(2, std::process::id(), 0, address), Place::Nowhere(EXECUTED));
+    }
+
+    #[test]
+    fn a_perf_map_is_closed_with_the_last_generation() {
+        let mut spaces = Spaces::new();
+        let pid = std::process::id();
+        let start = code_and_stack(pid).unwrap().1;
+        spaces.note(1, pid, start);
+        spaces.note(2, pid, start);
+        spaces.note(3, pid, start + 1);
+        let made = spaces.spaces[&2].made;
+        assert!(spaces.end(&[1]).1.is_empty());
+        assert_eq!(spaces.end(&[2]).1, [made]);
+        assert_ne!(spaces.end(&[3]).1, [made]);
     }
 }

@@ -3,29 +3,47 @@
 //! they are printed.
 //!
 //! The names are found by a thread of its own, so that the ring buffer is read on while files are. It notes at once
-//! where the addresses of a new stack lie, since the process may end, and looks the names up when they are asked for.
+//! where the addresses of a new stack lie, since that may change, and looks the names up when they are asked for or
+//! when the last process that maps a file ends: then it closes the file.
 
 use std::cell::RefCell;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
 use clap::Args;
+use libbpf_rs::Link;
+use libbpf_rs::Map;
+use libbpf_rs::MapCore as _;
+use libbpf_rs::MapFlags;
+use libbpf_rs::MapHandle;
 use libbpf_rs::OpenObject;
+use nix::errno::Errno;
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::poll::PollTimeout;
+use nix::poll::poll;
+use nix::sys::eventfd::EfdFlags;
+use nix::sys::eventfd::EventFd;
 use plain::Plain;
 use serde_json::json;
 
 use crate::Columns;
 use crate::Error;
+use crate::Hooks;
 use crate::Out;
 use crate::cli::Common;
 use crate::escape::escape;
@@ -36,7 +54,10 @@ use crate::row::Row;
 use crate::row::Value;
 use crate::say;
 use crate::session;
+use crate::session::Follow;
 use crate::spaces::Place;
+pub use crate::spaces::Slot;
+pub use crate::spaces::Slots;
 use crate::symbols::Symbol;
 use crate::symbols::Symbols;
 
@@ -45,6 +66,10 @@ const DEPTH_MAX: u32 = 1024;
 const NONE: u64 = 0;
 const LOST: u64 = 1;
 const DEPTH: u32 = 127;
+/// Its hook.
+const MAPPING: &str = "stack_mapping";
+/// In place of the frames that a stack has beyond the limit.
+const CUT: &str = "[cut]";
 const MAX_STACK: &str = "/proc/sys/kernel/perf_event_max_stack";
 
 /// How stacks are taken, kept and printed.
@@ -97,12 +122,21 @@ impl StackOutput {
         }
     }
 
+    /// Tell the hooks what bpf/stack.bpf.h needs.
+    pub fn hooks(&self, hooks: Hooks) -> Hooks {
+        const NOTE: &str = "code that a process maps where other code was is told from that by its size only";
+        // A function, a state, a place, and what is put there.
+        let hooks = hooks.with_args("ma_write", 4).optional(&[MAPPING], NOTE);
+        if self.kernel_stacks_only { hooks.without(&[MAPPING]) } else { hooks }
+    }
+
     /// Give the maps of bpf/stack.bpf.h their sizes.
     ///
     /// # Errors
     /// libbpf's.
     pub fn size_maps(&self, object: &mut OpenObject) -> Result<(), Error> {
         session::set_max_entries(object, "events", RING)?;
+        size_slots(object, !self.kernel_stacks_only)?;
         session::set_max_entries(object, "stack_ids", self.storage)?;
         session::set_max_entries(object, "stacks", self.storage)
     }
@@ -165,9 +199,14 @@ impl EventStacks {
     /// # Errors
     /// libbpf's.
     pub fn size_maps(&self, object: &mut OpenObject) -> Result<(), Error> {
+        size_slots(object, self.user_stack)?;
         session::set_max_entries(object, "stack_ids", if self.any() { self.storage } else { 1 })?;
         session::set_max_entries(object, "stacks", 1)
     }
+}
+
+fn size_slots(object: &mut OpenObject, are_wanted: bool) -> Result<(), Error> {
+    if are_wanted { Ok(()) } else { session::set_max_entries(object, "stack_slots", 1) }
 }
 
 /// Whether a record of a tool with [`EventStacks`] is a stack's, and no event's.
@@ -180,6 +219,7 @@ pub fn is_stack(record: &[u8]) -> bool {
 pub struct EventFrames {
     kernel: Arc<[Frame]>,
     user: Arc<[Frame]>,
+    cut: Cut,
 }
 
 impl EventFrames {
@@ -193,14 +233,21 @@ impl EventFrames {
         Value::Json(self.user.iter().map(Frame::json).collect())
     }
 
+    /// Whether one of the two is as deep as the limit, and may go on.
+    pub fn is_truncated(&self) -> bool {
+        self.cut.kernel || self.cut.user
+    }
+
     /// A frame a line, with a line between the kernel's and the user's.
     pub fn lines(&self) -> Vec<String> {
-        let lines = |frames: &[Frame]| frames.iter().map(|frame| format!("    {}", frame.shown())).collect();
-        let mut all: Vec<String> = lines(&self.kernel);
-        if !self.kernel.is_empty() && !self.user.is_empty() {
-            all.push("    --".into());
+        let mut all = Vec::new();
+        for (frames, cut) in [(&self.kernel, self.cut.kernel), (&self.user, self.cut.user)] {
+            if !all.is_empty() && !frames.is_empty() {
+                all.push("    --".into());
+            }
+            all.extend(frames.iter().map(|frame| format!("    {}", frame.shown())));
+            all.extend(cut.then(|| format!("    {CUT}")));
         }
-        all.extend::<Vec<String>>(lines(&self.user));
         all
     }
 }
@@ -224,6 +271,17 @@ macro_rules! set_stacks {
 macro_rules! stack_types {
     () => {
         $crate::records!(types::stack_head: 32, types::stack_key: 40, types::stack_value: 16);
+        $crate::records!(types::stack_slot: 56);
+        /// To look up what the programs know of a process's address space.
+        fn stack_slots(map: &libbpf_rs::Map<'_>) -> Result<$crate::stack::Slots, $crate::Error> {
+            $crate::stack::slots(map, |slot: types::stack_slot| $crate::stack::Slot {
+                id: slot.id,
+                pid: slot.tgid,
+                stack_start: slot.stack_start,
+                changed: (slot.start, slot.end),
+                is_last: u32::from(slot.generations) >= types::stack_limits::STACK_GENERATIONS_MAX.0,
+            })
+        }
         impl From<types::stack_head> for $crate::stack::Head {
             fn from(head: types::stack_head) -> Self {
                 Self {
@@ -250,6 +308,19 @@ macro_rules! stack_types {
             }
         }
     };
+}
+
+/// See `stack_types!`.
+///
+/// # Errors
+/// The kernel's.
+pub fn slots<S: Plain + Default + 'static>(map: &Map<'_>, slot: fn(S) -> Slot) -> Result<Slots, Error> {
+    let slots = map.max_entries().max(1);
+    let map = MapHandle::try_from(map).map_err(session::bpf_error("the map stack_slots"))?;
+    Ok(Box::new(move |pid| {
+        let bytes = map.lookup(&(pid % slots).to_ne_bytes(), MapFlags::ANY).ok()??;
+        Some(slot(crate::record::<S>(&bytes).ok()?.0))
+    }))
 }
 
 /// What a stack's record begins with.
@@ -343,7 +414,15 @@ pub struct Stack {
     kernel: Arc<[Frame]>,
     user: Arc<[Frame]>,
     timed: bool,
-    truncated: bool,
+    cut: Cut,
+    program: Option<Arc<str>>,
+}
+
+/// Which of the two stacks are as deep as the limit.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cut {
+    kernel: bool,
+    user: bool,
 }
 
 impl Row for Stack {
@@ -374,14 +453,14 @@ impl Row for Stack {
             "truncated",
             Kind::Bool,
             "Whether a stack is as deep as the limit, and may go on",
-            |r: &Self| Value::Bool(r.truncated),
+            |r: &Self| Value::Bool(r.cut.kernel || r.cut.user),
         ),
     ];
 }
 
 impl Stack {
     /// The number that the forms without names show: microseconds, or how often.
-    fn value(&self) -> u64 {
+    pub(crate) fn value(&self) -> u64 {
         if self.timed { self.counted.total_ns / 1000 } else { self.counted.count }
     }
 
@@ -398,10 +477,12 @@ impl Stack {
     fn folded(&self, options: &StackOutput) -> String {
         let mut parts = vec![escape(&self.counted.comm)];
         let mark = |frame: &Frame, kernel| if options.annotations { frame.mark(kernel) } else { "" };
+        parts.extend(self.cut.user.then(|| CUT.into()));
         parts.extend(Self::shown(&self.user).rev().map(|f| f.shown() + mark(f, false)));
         if options.delimited && !self.user.is_empty() && !self.kernel.is_empty() {
             parts.push("-".into());
         }
+        parts.extend(self.cut.kernel.then(|| CUT.into()));
         parts.extend(Self::shown(&self.kernel).rev().map(|f| f.shown() + mark(f, true)));
         parts.iter().map(|part| part.replace(';', ":")).collect::<Vec<_>>().join(";")
     }
@@ -409,13 +490,18 @@ impl Stack {
     /// A frame a line, innermost first, and whose stack it is.
     fn text(&self, options: &StackOutput) -> String {
         let mut text = String::new();
-        for (frames, kernel) in [(&self.kernel, true), (&self.user, false)] {
+        for (frames, kernel, cut) in
+            [(&self.kernel, true, self.cut.kernel), (&self.user, false, self.cut.user)]
+        {
             if options.delimited && !kernel && !self.user.is_empty() && !self.kernel.is_empty() {
                 text.push_str("    --\n");
             }
             for frame in Self::shown(frames) {
                 let mark = if options.annotations { frame.mark(kernel) } else { "" };
                 text.push_str(&format!("    {}{mark}\n", frame.shown()));
+            }
+            if cut {
+                text.push_str(&format!("    {CUT}\n"));
             }
         }
         let Counted { comm, pid, tid, .. } = &self.counted;
@@ -424,10 +510,31 @@ impl Stack {
         text
     }
 
-    /// What a profile in pprof's format is made of.
-    pub(crate) fn frames(&self) -> impl Iterator<Item = (&Frame, String)> {
-        let frames = Self::shown(&self.kernel).chain(Self::shown(&self.user));
-        frames.map(|frame| (frame, frame.shown()))
+    /// What a profile in pprof's format is made of: address, name and file.
+    pub(crate) fn frames<'a>(&'a self) -> Vec<(u64, String, Option<&'a str>)> {
+        let mut all = Vec::new();
+        for (frames, cut) in [(&self.kernel, self.cut.kernel), (&self.user, self.cut.user)] {
+            let frame = |frame: &'a Frame| (frame.address, frame.shown(), frame.symbol.module.as_deref());
+            all.extend(Self::shown(frames).map(frame));
+            all.extend(cut.then(|| (0, CUT.into(), None)));
+        }
+        all
+    }
+
+    /// The file of the program that the process executed.
+    pub(crate) fn program(&self) -> Option<&str> {
+        self.program.as_deref()
+    }
+
+    /// An order in which those are together that no reader can tell apart: they are of generations of an address
+    /// space in which their addresses meant the same.
+    fn cmp_shown(&self, other: &Self) -> Ordering {
+        let who = |stack: &Self| (stack.counted.pid, stack.counted.tid, stack.counted.kernel);
+        fn key(frame: &Frame) -> (u64, Option<usize>, Result<&str, &str>, Option<&str>) {
+            (frame.address, frame.inlined, frame.name(), frame.symbol.module.as_deref())
+        }
+        let order = who(self).cmp(&who(other)).then_with(|| self.counted.comm.cmp(&other.counted.comm));
+        order.then_with(|| self.user.iter().map(key).cmp(other.user.iter().map(key)))
     }
 
     pub(crate) fn counted(&self) -> &Counted {
@@ -492,6 +599,10 @@ impl Drop for NewFile {
 /// The stacks that the programs sent, on the thread that knows their names.
 pub struct Stacks {
     thread: mpsc::Sender<Message>,
+    /// There is a message.
+    wake: Arc<EventFd>,
+    /// The thread wants to know when all that the programs have sent by now has been read.
+    wants_all: Arc<EventFd>,
     depth: u32,
     named: RefCell<HashMap<u64, Named>>,
 }
@@ -499,13 +610,57 @@ pub struct Stacks {
 enum Message {
     Record(Head, Vec<u8>),
     Resolve(BTreeSet<u64>, mpsc::Sender<HashMap<u64, Named>>),
+    /// All has been read that the programs had sent when the thread asked.
+    All,
 }
 
-/// A stack's frames with names, and how many there were before inlined ones came in.
+/// A stack's frames with names, how many there were before inlined ones came in, and the program's file.
 #[derive(Clone, Default)]
 struct Named {
     frames: Arc<[Frame]>,
     depth: usize,
+    program: Option<Arc<str>>,
+}
+
+/// For [`Session::stream_following`]: lets go of what belongs to processes that have ended, once the last of their
+/// stacks was read.
+pub struct Ends<'a, F> {
+    stacks: &'a Stacks,
+    is_asked: bool,
+    at_end: Option<F>,
+}
+
+impl<F: FnOnce()> Follow for Ends<'_, F> {
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.stacks.wants_all.as_fd()]
+    }
+
+    fn follow(&mut self) -> Result<Vec<Link>, Error> {
+        if self.stacks.wants_all.read().is_ok() {
+            // Now all is read; then this is called again, at once.
+            self.is_asked = !self.is_asked;
+            if self.is_asked {
+                wake(&self.stacks.wants_all)?;
+            } else {
+                self.stacks.send(Message::All)?;
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    fn end(&mut self) {
+        if let Some(end) = self.at_end.take() {
+            end();
+        }
+    }
+}
+
+fn wake(fd: &EventFd) -> Result<(), Error> {
+    match fd.write(1) {
+        // It is full of them.
+        Ok(_) | Err(Errno::EAGAIN) => Ok(()),
+        Err(error) => Err(Error::system("eventfd")(error)),
+    }
 }
 
 /// Where the programs take kernel stacks.
@@ -522,15 +677,44 @@ impl Stacks {
     ///
     /// # Errors
     /// The kernel's, or [`Error::Usage`] of the options.
-    pub fn start(options: &StackOutput, taken: Taken) -> Result<Self, Error> {
+    pub fn start(options: &StackOutput, taken: Taken, slots: Slots) -> Result<Self, Error> {
+        let eventfd = || EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+        let eventfd = || eventfd().map(Arc::new).map_err(Error::system("eventfd"));
+        let (fd, wants_all) = (eventfd()?, eventfd()?);
         let (thread, messages) = mpsc::channel();
         let builder = thread::Builder::new().name("symbols".into());
+        let asking = wants_all.clone();
+        let stacks =
+            Self { thread, wake: fd.clone(), wants_all, depth: options.depth()?, named: RefCell::default() };
         let run = move || {
-            let mut worker = Worker { taken, symbols: Symbols::new(), stacks: HashMap::new() };
-            messages.into_iter().for_each(|message| worker.take(message));
+            let mut symbols = Symbols::new();
+            symbols.spaces().watch(slots);
+            let worker = Worker {
+                taken,
+                symbols,
+                stacks: HashMap::new(),
+                names: HashMap::new(),
+                unread: BTreeSet::new(),
+                ended: Vec::new(),
+                asked: None,
+                wants_all: asking,
+            };
+            if let Err(error) = worker.run(&messages, &fd) {
+                say(&error.to_string());
+            }
         };
         builder.spawn(run).map_err(|error| Error::System { what: "starting a thread".into(), error })?;
-        Ok(Self { thread, depth: options.depth()?, named: RefCell::default() })
+        Ok(stacks)
+    }
+
+    /// What [`Session::stream_following`] takes, with what is to be done just before the programs are detached.
+    pub fn ends<F: FnOnce()>(&self, at_end: F) -> Ends<'_, F> {
+        Ends { stacks: self, is_asked: false, at_end: Some(at_end) }
+    }
+
+    fn send(&self, message: Message) -> Result<(), Error> {
+        self.thread.send(message).map_err(|_| ended())?;
+        wake(&self.wake)
     }
 
     /// A record of the ring buffer, of which `H` is the skeleton's type.
@@ -539,7 +723,7 @@ impl Stacks {
     /// The thread has ended.
     pub fn record<H: Plain + Default + Into<Head>>(&self, record: &[u8]) -> Result<(), Error> {
         let (head, frames) = crate::record::<H>(record)?;
-        self.thread.send(Message::Record(head.into(), frames.to_vec())).map_err(|_| ended())
+        self.send(Message::Record(head.into(), frames.to_vec()))
     }
 
     /// What was counted, with names, most first. `timed` says that it was time.
@@ -554,10 +738,19 @@ impl Stacks {
             .into_iter()
             .map(|counted| {
                 let (kernel, user) = (of(counted.kernel), of(counted.user));
-                let truncated = kernel.depth.max(user.depth) >= self.depth as usize;
-                Stack { counted, kernel: kernel.frames, user: user.frames, timed, truncated }
+                let (cut, program) = (self.cut(&kernel, &user), user.program);
+                Stack { counted, kernel: kernel.frames, user: user.frames, timed, cut, program }
             })
             .collect();
+        stacks.sort_by(Stack::cmp_shown);
+        stacks.dedup_by(|next, stack| {
+            let is_same = next.cmp_shown(stack).is_eq();
+            if is_same {
+                stack.counted.count += next.counted.count;
+                stack.counted.total_ns += next.counted.total_ns;
+            }
+            is_same
+        });
         stacks.sort_by_key(|stack| {
             let Counted { pid, tid, kernel, user, .. } = stack.counted;
             (std::cmp::Reverse(stack.value()), pid, tid, kernel, user)
@@ -565,9 +758,14 @@ impl Stacks {
         Ok(stacks)
     }
 
+    fn cut(&self, kernel: &Named, user: &Named) -> Cut {
+        let is_cut = |named: &Named| named.depth >= self.depth as usize;
+        Cut { kernel: is_cut(kernel), user: is_cut(user) }
+    }
+
     fn resolve(&self, ids: BTreeSet<u64>) -> Result<HashMap<u64, Named>, Error> {
         let (answer, answers) = mpsc::channel();
-        self.thread.send(Message::Resolve(ids, answer)).map_err(|_| ended())?;
+        self.send(Message::Resolve(ids, answer))?;
         answers.recv().map_err(|_| ended())
     }
 
@@ -581,8 +779,9 @@ impl Stacks {
         if !new.is_empty() {
             named.extend(self.resolve(new)?);
         }
-        let of = |id: u64| named.get(&id).map(|named| named.frames.clone()).unwrap_or_default();
-        Ok(EventFrames { kernel: of(kernel), user: of(user) })
+        let of = |id: u64| named.get(&id).cloned().unwrap_or_default();
+        let (kernel, user) = (of(kernel), of(user));
+        Ok(EventFrames { cut: self.cut(&kernel, &user), kernel: kernel.frames, user: user.frames })
     }
 }
 
@@ -595,18 +794,99 @@ struct Worker {
     taken: Taken,
     symbols: Symbols,
     stacks: HashMap<u64, Known>,
+    /// Names of places in files, which may be closed since.
+    names: HashMap<Place, Arc<Symbol>>,
+    /// Places that have none yet.
+    unread: BTreeSet<Place>,
+    /// Address spaces of processes that have ended.
+    ended: Vec<u64>,
+    /// Since when, and of which, the last stacks are awaited.
+    asked: Option<(Instant, Vec<u64>)>,
+    wants_all: Arc<EventFd>,
 }
+
+/// So long the last stacks of a process that has ended are waited for, where a reader blocks the tool.
+const LAST_STACKS: Duration = Duration::from_secs(1);
+/// Files in mounts that somebody may want to unmount are read once nothing else has come for so long.
+const IDLE: Duration = Duration::from_millis(50);
 
 struct Known {
     addresses: Box<[u64]>,
     /// Of a user stack.
     places: Option<Box<[Place]>>,
+    program: Option<Arc<str>>,
 }
 
 impl Worker {
+    fn run(mut self, messages: &mpsc::Receiver<Message>, fd: &EventFd) -> Result<(), Error> {
+        loop {
+            match messages.try_recv() {
+                Ok(message) => self.take(message),
+                Err(mpsc::TryRecvError::Empty) => self.wait(fd)?,
+                Err(mpsc::TryRecvError::Disconnected) => return Ok(()),
+            }
+        }
+    }
+
+    /// Wait for a message, or for the end of a process.
+    fn wait(&mut self, wake: &EventFd) -> Result<(), Error> {
+        let urgent: BTreeSet<Place> = {
+            let spaces = self.symbols.spaces();
+            let is_urgent = |place: &&Place| matches!(place, Place::File(file, _) if spaces.is_urgent(*file));
+            self.unread.iter().filter(is_urgent).copied().collect()
+        };
+        let timeout = match &self.asked {
+            _ if !urgent.is_empty() => Some(IDLE),
+            Some((since, _)) => Some(LAST_STACKS.saturating_sub(since.elapsed())),
+            None => None,
+        };
+        let pidfds = self.symbols.spaces().pidfds();
+        let mut fds = vec![PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
+        fds.extend(pidfds.iter().map(|(_, fd)| PollFd::new(*fd, PollFlags::POLLIN)));
+        let timeout = timeout.map_or(PollTimeout::NONE, |time| {
+            PollTimeout::try_from(time + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        });
+        let ready = match poll(&mut fds, timeout) {
+            Ok(ready) => ready,
+            Err(Errno::EINTR) => return Ok(()),
+            Err(error) => return Err(Error::system("poll")(error)),
+        };
+        let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
+        let ended: Vec<u64> =
+            pidfds.iter().zip(&fds[1..]).filter(|(_, fd)| is_ready(fd)).map(|((id, _), _)| *id).collect();
+        let is_woken = is_ready(&fds[0]);
+        drop(fds);
+        drop(pidfds);
+        if is_woken {
+            // Another thread may have taken it: it is only a sign.
+            _ = wake.read();
+        }
+        ended.into_iter().for_each(|id| self.symbols.spaces().has_ended(id));
+        self.ended.extend(self.symbols.spaces().take_over());
+        if ready == 0 && !urgent.is_empty() {
+            self.read(urgent);
+        }
+        if let Some((since, _)) = &self.asked
+            && since.elapsed() >= LAST_STACKS
+        {
+            self.let_go();
+        }
+        self.ask()
+    }
+
+    /// Have all read that the programs have sent.
+    fn ask(&mut self) -> Result<(), Error> {
+        if self.asked.is_some() || self.ended.is_empty() {
+            return Ok(());
+        }
+        self.asked = Some((Instant::now(), std::mem::take(&mut self.ended)));
+        wake(&self.wants_all)
+    }
+
     fn take(&mut self, message: Message) {
         match message {
             Message::Record(head, _) if !head.has_frames => {
+                self.make_room();
                 self.symbols.spaces().note(head.id, head.pid, head.stack_start);
             }
             Message::Record(head, frames) => self.keep(&head, &frames),
@@ -614,29 +894,83 @@ impl Worker {
                 // Who asked may be gone.
                 _ = answer.send(self.resolve(&ids));
             }
+            Message::All => self.let_go(),
         }
     }
 
     fn keep(&mut self, head: &Head, frames: &[u8]) {
         let (words, _) = frames.as_chunks();
         let addresses: Box<[u64]> = words.iter().map(|word| u64::from_ne_bytes(*word)).collect();
-        let places = head.user.then(|| {
+        self.make_room();
+        let spaces = self.symbols.spaces();
+        let places: Option<Box<[Place]>> = head.user.then(|| {
             let place = |(i, address): (usize, &u64)| {
-                self.symbols.spaces().place(head.space, head.pid, head.stack_start, called(i, *address))
+                spaces.place(head.space, head.pid, head.stack_start, called(i, *address))
             };
             addresses.iter().enumerate().map(place).collect()
         });
-        self.stacks.insert(head.id, Known { addresses, places });
+        let program = places.as_ref().and_then(|_| spaces.program(head.space));
+        let unread = places.iter().flatten().filter(|place| !self.names.contains_key(place));
+        self.unread.extend(unread.filter(|place| !matches!(place, Place::Nowhere(_))).copied());
+        self.stacks.insert(head.id, Known { addresses, places, program });
+    }
+
+    /// Have room for another address space.
+    fn make_room(&mut self) {
+        if !self.symbols.spaces().is_full() {
+            return;
+        }
+        self.forget();
+        if self.symbols.spaces().is_full() {
+            let live = self.symbols.spaces().live();
+            self.end(&live);
+            self.forget();
+        }
+    }
+
+    fn forget(&mut self) {
+        let named: BTreeSet<u32> = self.names.keys().filter_map(file_of).collect();
+        self.symbols.spaces().forget(|file| named.contains(&file));
+    }
+
+    /// The last stacks have come.
+    fn let_go(&mut self) {
+        if let Some((_, ended)) = self.asked.take() {
+            self.end(&ended);
+        }
+    }
+
+    /// Read what is needed of the files that only these address spaces have mapped, and close them.
+    fn end(&mut self, spaces: &[u64]) {
+        let (files, made) = self.symbols.spaces().end(spaces);
+        let is_of = |place: &&Place| match place {
+            Place::File(file, _) => files.contains(file),
+            Place::Made(map, _) => made.contains(map),
+            Place::Nowhere(_) => false,
+        };
+        let last = self.unread.iter().filter(is_of).copied().collect();
+        self.read(last);
+        files.into_iter().for_each(|file| self.symbols.close(file));
+        made.into_iter().for_each(|made| self.symbols.spaces().close_made(made));
+    }
+
+    /// The seam to whatever finds names: those of places in files that are open.
+    fn read(&mut self, places: BTreeSet<Place>) {
+        self.unread.retain(|place| !places.contains(place));
+        let places: Vec<Place> = places.into_iter().collect();
+        let symbols = self.symbols.at(&places).into_iter().map(Arc::new);
+        self.names.extend(places.iter().copied().zip(symbols));
     }
 
     /// The names of these stacks' frames.
     fn resolve(&mut self, ids: &BTreeSet<u64>) -> HashMap<u64, Named> {
-        self.symbols.spaces().forget_perf_maps();
         let mut kernel = BTreeSet::new();
         let mut user = BTreeSet::new();
         for known in ids.iter().filter_map(|id| self.stacks.get(id)) {
             match &known.places {
-                Some(places) => user.extend(places.iter().copied()),
+                Some(places) => {
+                    user.extend(places.iter().filter(|place| !self.names.contains_key(place)).copied());
+                }
                 None => {
                     kernel.extend(known.addresses.iter().enumerate().flat_map(|(i, a)| [called(i, *a), *a]));
                 }
@@ -652,6 +986,10 @@ impl Worker {
         };
         let user: BTreeMap<Place, Arc<Symbol>> =
             user.iter().copied().zip(arcs(self.symbols.at(&user))).collect();
+        // Those of code that a process makes may change.
+        let in_files = user.iter().filter(|(place, _)| file_of(place).is_some());
+        self.names.extend(in_files.map(|(place, symbol)| (*place, symbol.clone())));
+        self.unread.retain(|place| !self.names.contains_key(place));
 
         let named = |id: &u64| match (*id, self.stacks.get(id)) {
             (NONE, _) => None,
@@ -659,7 +997,7 @@ impl Worker {
             (_, None) => Some(missing("the stack was lost")),
             (_, Some(known)) => {
                 let symbol = |i: usize| match &known.places {
-                    Some(places) => user.get(&places[i]),
+                    Some(places) => self.names.get(&places[i]).or_else(|| user.get(&places[i])),
                     None => {
                         let exact = kernel.get(&known.addresses[i]).filter(|symbol| is_trampoline(symbol));
                         exact.or_else(|| kernel.get(&called(i, known.addresses[i])))
@@ -678,17 +1016,25 @@ impl Worker {
                 }
                 let hooked = known.places.is_none() && self.taken == Taken::InHook;
                 let frames = if hooked { without_tracing(frames) } else { frames };
-                Some(Named { frames: frames.into(), depth: known.addresses.len() })
+                Some(Named {
+                    frames: frames.into(),
+                    depth: known.addresses.len(),
+                    program: known.program.clone(),
+                })
             }
         };
         ids.iter().filter_map(|id| Some((*id, named(id)?))).collect()
     }
 }
 
+fn file_of(place: &Place) -> Option<u32> {
+    if let Place::File(file, _) = place { Some(*file) } else { None }
+}
+
 /// In place of a stack.
 fn missing(why: &str) -> Named {
     let frame = Frame { address: 0, symbol: Arc::new(Symbol::unknown(why)), inlined: None };
-    Named { frames: [frame].into(), depth: 0 }
+    Named { frames: [frame].into(), ..Named::default() }
 }
 
 /// A caller's address is that behind the call, which may belong to the next function.

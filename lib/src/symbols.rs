@@ -1,19 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Names for addresses, of the kernel and of processes, by blazesym; or why there is none.
+//! Names for addresses, of the kernel by blazesym, and of processes by `elf_names` and `perf_map`; or why there is none.
 
 use std::collections::BTreeMap;
 use std::fs;
 
 use blazesym::MaybeDefault;
 use blazesym::symbolize::Input;
-use blazesym::symbolize::Reason;
 use blazesym::symbolize::Symbolized;
 use blazesym::symbolize::Symbolizer;
-use blazesym::symbolize::source::Elf;
 use blazesym::symbolize::source::Kernel;
 use blazesym::symbolize::source::Source;
 
 use crate::Capability;
+use crate::debug_files;
+use crate::debug_files::Wanted;
+use crate::demangle::cut;
+use crate::elf_names::FileNames;
+use crate::memory;
+use crate::perf_map;
+use crate::spaces;
 use crate::spaces::Place;
 use crate::spaces::Spaces;
 
@@ -60,8 +65,7 @@ struct Module {
 impl Symbols {
     /// With nothing read yet.
     pub fn new() -> Self {
-        // Without the former, blazesym does not look for the latter.
-        let symbolizer = Symbolizer::builder().enable_code_info(true).enable_inlined_fns(true).build();
+        let symbolizer = Symbolizer::builder().enable_code_info(false).build();
         Self { symbolizer, modules: None, spaces: Spaces::new() }
     }
 
@@ -74,7 +78,7 @@ impl Symbols {
         }
         // An image of the kernel brings source lines, which are not asked for, at a great cost.
         let kernel = Kernel { vmlinux: MaybeDefault::None, debug_syms: false, ..Kernel::default() };
-        let mut symbols = self.find(&Source::Kernel(kernel), Input::AbsAddr(addresses));
+        let mut symbols = self.find(&Source::Kernel(kernel), addresses);
         let modules = self.modules.get_or_insert_with(read_modules);
         let module = |address: u64| {
             let found = modules.iter().find(|m| (m.start..m.start + m.size).contains(&address));
@@ -91,9 +95,10 @@ impl Symbols {
         symbols
     }
 
-    /// Symbols of addresses in a process.
-    pub fn process(&mut self, pid: u32, addresses: &[u64]) -> Vec<Symbol> {
-        self.spaces.note(pid.into(), pid, 0);
+    /// Symbols of addresses in a process. `stack_start` tells its program from another one that it executes later; 0
+    /// if it is not known.
+    pub fn process(&mut self, pid: u32, stack_start: u64, addresses: &[u64]) -> Vec<Symbol> {
+        self.spaces.note(pid.into(), pid, stack_start);
         let places: Vec<_> =
             addresses.iter().map(|address| self.spaces.place(pid.into(), pid, 0, *address)).collect();
         self.at(&places)
@@ -106,33 +111,37 @@ impl Symbols {
 
     /// Symbols of places, file by file.
     pub(crate) fn at(&mut self, places: &[Place]) -> Vec<Symbol> {
-        let mut symbols = vec![Symbol::unknown(""); places.len()];
+        let mut symbols = vec![Symbol::unknown(spaces::CLOSED); places.len()];
         let mut files: BTreeMap<u32, Vec<(usize, u64)>> = BTreeMap::new();
+        let mut made: BTreeMap<u32, Vec<(usize, u64)>> = BTreeMap::new();
         for (i, place) in places.iter().enumerate() {
             match *place {
                 Place::File(file, offset) => files.entry(file).or_default().push((i, offset)),
-                Place::Made(made, address) => {
-                    symbols[i] = match self.spaces.made(made, address) {
-                        Ok((name, start)) => {
-                            Symbol { name: Ok(name), offset: address - start, ..Symbol::unknown("") }
-                        }
-                        Err(why) => Symbol::unknown(why),
-                    };
-                }
+                Place::Made(map, address) => made.entry(map).or_default().push((i, address)),
                 Place::Nowhere(why) => symbols[i] = Symbol::unknown(why),
             }
         }
-        for (file, asked) in files {
-            let Some(file) = self.spaces.file(file) else { continue };
-            let path = String::from_utf8_lossy(&file.path).into_owned();
-            let offsets: Vec<u64> = asked.iter().map(|(_, offset)| *offset).collect();
-            let found = match &file.readable {
-                Ok(readable) => {
-                    self.find(&Source::Elf(Elf::new(readable.clone())), Input::FileOffset(&offsets))
+        self.made(made, &mut symbols);
+        for (number, asked) in files {
+            let Some(file) = self.spaces.file(number) else { continue };
+            let names = match &file.open {
+                Ok(open) => {
+                    let candidates = |of: &fs::File, wanted: &Wanted| {
+                        debug_files::candidates(of, file.pid, &file.path, wanted)
+                    };
+                    let read = || FileNames::read(open, candidates);
+                    // Not kept: what it takes is many times what the names take.
+                    read()
                 }
-                Err(why) => vec![Symbol::unknown(*why); offsets.len()],
+                // It may be opened again.
+                Err(why) => Err(*why),
             };
-            for ((i, offset), mut symbol) in asked.into_iter().zip(found) {
+            let path = String::from_utf8_lossy(&file.path).into_owned();
+            for (i, offset) in asked {
+                let mut symbol = match &names {
+                    Ok(names) => names.find(offset),
+                    Err(why) => Symbol::unknown(*why),
+                };
                 symbol.module = Some(path.clone());
                 if symbol.name.is_err() {
                     symbol.offset = offset;
@@ -140,29 +149,49 @@ impl Symbols {
                 symbols[i] = symbol;
             }
         }
+        memory::give_back_heap();
         symbols
     }
 
-    fn find(&self, source: &Source<'_>, input: Input<&[u64]>) -> Vec<Symbol> {
-        let count = match input {
-            Input::AbsAddr(list) | Input::VirtOffset(list) | Input::FileOffset(list) => list.len(),
-        };
-        let found = match self.symbolizer.symbolize(source, input) {
-            Ok(found) => found,
-            Err(error) => return vec![Symbol::unknown(format!("its symbols can't be read: {error}")); count],
+    /// Let go of a file.
+    pub(crate) fn close(&mut self, file: u32) {
+        self.spaces.close(file);
+    }
+
+    /// Symbols of code that processes made.
+    fn made(&mut self, asked: BTreeMap<u32, Vec<(usize, u64)>>, symbols: &mut [Symbol]) {
+        let mut asked: Vec<_> = asked.into_iter().collect();
+        asked.sort_by_key(|(map, _)| self.spaces.perf_map(*map).map_or(0, |map| map.length()));
+        let mut budget = perf_map::Budget::new();
+        for (map, asked) in asked {
+            let Some(map) = self.spaces.perf_map(map) else {
+                asked.iter().for_each(|(i, _)| symbols[*i] = Symbol::unknown(perf_map::CLOSED));
+                continue;
+            };
+            let addresses: Vec<u64> = asked.iter().map(|(_, address)| *address).collect();
+            for ((i, address), found) in asked.into_iter().zip(map.names(&addresses, &mut budget)) {
+                symbols[i] = match found {
+                    Ok((name, start)) => {
+                        Symbol { name: Ok(name), offset: address - start, ..Symbol::unknown("") }
+                    }
+                    Err(why) => Symbol::unknown(why),
+                };
+            }
+        }
+    }
+
+    fn find(&self, source: &Source<'_>, addresses: &[u64]) -> Vec<Symbol> {
+        let Ok(found) = self.symbolizer.symbolize(source, Input::AbsAddr(addresses)) else {
+            return vec![Symbol::unknown("the kernel's symbols can't be read"); addresses.len()];
         };
         let symbol = |found: Symbolized<'_>| match found {
             Symbolized::Sym(symbol) => Symbol {
-                name: Ok(symbol.name.into_owned()),
+                name: Ok(cut(&symbol.name)),
                 module: symbol.module.map(|module| module.to_string_lossy().into_owned()),
                 offset: symbol.offset as u64,
-                inlined: symbol.inlined.iter().map(|function| function.name.to_string()).collect(),
+                inlined: Vec::new(),
             },
-            Symbolized::Unknown(Reason::MissingSyms) => Symbol::unknown("the file has no symbols"),
-            Symbolized::Unknown(Reason::UnknownAddr) => Symbol::unknown("no symbol covers it"),
-            Symbolized::Unknown(Reason::InvalidFileOffset) => Symbol::unknown("no code of the file is there"),
-            Symbolized::Unknown(Reason::Unmapped) => Symbol::unknown("not mapped any more"),
-            Symbolized::Unknown(reason) => Symbol::unknown(reason.to_string()),
+            Symbolized::Unknown(_) => Symbol::unknown("no symbol covers it"),
         };
         found.into_iter().map(symbol).collect()
     }

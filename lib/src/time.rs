@@ -2,6 +2,9 @@
 //! Kernel time to wall-clock time.
 
 use std::cell::OnceCell;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -33,9 +36,49 @@ impl Wall {
     }
 }
 
+/// A clock as the kernel has it, and not as a time namespace shows it.
 fn read(clock: ClockId) -> i64 {
+    static ADDED: OnceLock<Added> = OnceLock::new();
+    let added = ADDED.get_or_init(Added::here);
+    let added = match clock {
+        ClockId::CLOCK_MONOTONIC => added.monotonic,
+        ClockId::CLOCK_BOOTTIME => added.boottime,
+        _ => 0,
+    };
     // The clocks exist on every kernel, and 64 bits of nanoseconds last until 2262.
-    clock_gettime(clock).map_or(0, |time| time.tv_sec() * 1_000_000_000 + time.tv_nsec())
+    let seen = clock_gettime(clock).map_or(0, |time| time.tv_sec() * 1_000_000_000 + time.tv_nsec());
+    seen.saturating_sub(added)
+}
+
+/// What the time namespace of this process adds to the clocks that BPF programs read, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Added {
+    monotonic: i64,
+    boottime: i64,
+}
+
+/// The inode of the first time namespace (PROC_TIME_INIT_INO of include/linux/proc_ns.h).
+const FIRST_TIME_NAMESPACE: u64 = 0xefff_fffa;
+
+impl Added {
+    fn here() -> Self {
+        let namespace = fs::metadata("/proc/self/ns/time").map_or(FIRST_TIME_NAMESPACE, |meta| meta.ino());
+        if namespace == FIRST_TIME_NAMESPACE {
+            return Self::default();
+        }
+        // Those for children, who are in the same one: a program is moved there when it is executed.
+        Self::parse(&fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default())
+    }
+
+    /// Each line has a clock, seconds, which may be negative, and nanoseconds.
+    fn parse(text: &str) -> Self {
+        let of = |clock: &str| {
+            let mut fields = text.lines().find_map(|line| line.strip_prefix(clock))?.split_whitespace();
+            let (seconds, ns): (i64, i64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+            seconds.checked_mul(1_000_000_000)?.checked_add(ns)
+        };
+        Self { monotonic: of("monotonic").unwrap_or_default(), boottime: of("boottime").unwrap_or_default() }
+    }
 }
 
 /// CLOCK_MONOTONIC, the clock of `bpf_ktime_get_ns()`, in nanoseconds.
@@ -107,6 +150,13 @@ mod tests {
     #[test]
     fn wall_time_is_written_with_nanoseconds() {
         assert_eq!(Wall(1_700_000_000_000_000_007).rfc3339(), "2023-11-14T22:13:20.000000007Z");
+    }
+
+    #[test]
+    fn a_time_namespace_adds_to_two_clocks() {
+        let added = Added::parse("monotonic      100000         0\nboottime            -5         7\n");
+        assert_eq!(added, Added { monotonic: 100_000_000_000_000, boottime: -4_999_999_993 });
+        assert_eq!(Added::parse(""), Added::default());
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::cli::Common;
 use crate::command;
 use crate::escape::escape;
 use crate::json;
+use crate::names;
 use crate::row::RowInfo;
 use crate::signals;
 
@@ -142,6 +143,12 @@ fn run<T: Trace>(tool: &Tool, matches: &clap::ArgMatches) -> anyhow::Result<()> 
         let mut stdout = io::stdout().lock();
         let schema = json::schema(tool.name, &tool.rows());
         return json::write_line(&mut stdout, &schema).map_err(|e| Error::output(e).into());
+    }
+    let is_set = |flag| matches!(matches.try_get_one::<bool>(flag), Ok(Some(true)));
+    if matches.try_get_one::<bool>("print_cgroup").is_ok()
+        && ["print_cgroup", "json", "csv"].into_iter().any(is_set)
+    {
+        names::show_cgroups();
     }
     if let Ok(Some(words)) = matches.try_get_many::<OsString>(cli::COMMAND) {
         command::give(words.cloned().collect())?;

@@ -44,6 +44,12 @@ pub fn has_perf_links() -> bool {
     kinds.is_some_and(|kinds| kinds.iter().any(|m| m.name.is_some_and(|n| n == "BPF_LINK_TYPE_PERF_EVENT")))
 }
 
+/// How many entries the maps of this name hold, all together.
+pub fn entries(name: &str) -> usize {
+    let maps = MapInfoIter::default().filter(|map| map.name == name);
+    maps.filter_map(|map| MapHandle::from_map_id(map.id).ok()).map(|map| map.keys().count()).sum()
+}
+
 /// A hash map that is pinned in a BPF file system of its own.
 pub struct PinnedMap {
     map: MapHandle,

@@ -95,6 +95,14 @@ impl Mounted {
         self.kind
     }
 
+    /// Unmount it, as soon as nobody holds it.
+    ///
+    /// # Panics
+    /// If somebody does.
+    pub fn unmount(self) {
+        crate::wait_until("nobody to hold the mount", || umount2(self.point.path(), MntFlags::empty()).ok());
+    }
+
     /// A new folder in it.
     ///
     /// # Panics

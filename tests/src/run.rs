@@ -101,7 +101,7 @@ pub struct Ended {
     pub tool: String,
     /// All that it wrote to stdout.
     pub bytes: Vec<u8>,
-    /// All that it wrote to stderr, made UTF-8, but for its notes.
+    /// All that it wrote to stderr, made UTF-8, but for its notes and what it says of the end of processes.
     pub stderr: String,
     /// What it can't see on this kernel, as it says on stderr before all else.
     pub notes: Vec<String>,
@@ -117,6 +117,7 @@ impl Ended {
         for line in lossy(&stderr.finish()).split_inclusive('\n') {
             match line.strip_prefix(tool).and_then(|line| line.strip_prefix(": note: ")) {
                 Some(note) => notes.push(note.trim_end().to_string()),
+                None if is_end_of_process(tool, line) => (),
                 None => text.push_str(line),
             }
         }
@@ -149,6 +150,13 @@ impl Ended {
         assert!(!sentence.chars().any(char::is_control), "stderr is not one harmless line: {self:?}");
         sentence
     }
+}
+
+/// Whether the tool says that a process has ended that it was asked about, as it may for any `--pid` or `--tid`.
+fn is_end_of_process(tool: &str, line: &str) -> bool {
+    let rest = line.strip_prefix(tool).and_then(|line| line.strip_prefix(": ")).unwrap_or_default();
+    let rest = rest.strip_prefix("process ").or_else(|| rest.strip_prefix("thread ")).unwrap_or_default();
+    rest.trim_end().strip_suffix(" has ended").is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
 impl fmt::Debug for Ended {

@@ -143,6 +143,8 @@ pub fn flame_graph(svg: &str) -> Vec<(String, u64)> {
 pub struct Pprof {
     /// What its values are: name and unit.
     pub types: Vec<(String, String)>,
+    /// The file of the first mapping, which readers take for the program's.
+    pub program: Option<String>,
     /// Each sample: its functions, innermost first, its values, and its labels.
     pub samples: Vec<Sample>,
 }
@@ -254,6 +256,7 @@ impl Pprof {
         };
         Self {
             types: messages(&profile, 1).into_iter().map(|t| (text(one(t, 1)), text(one(t, 2)))).collect(),
+            program: messages(&profile, 3).first().map(|mapping| text(one(mapping, 5))),
             samples: messages(&profile, 2).into_iter().map(sample).collect(),
         }
     }

@@ -92,6 +92,22 @@ impl Workload {
     /// # Panics
     /// If it fails.
     pub fn start_in<S: AsRef<OsStr>>(root: &Path, args: impl IntoIterator<Item = S>) -> Self {
+        Self::start_below(root, true, args)
+    }
+
+    /// [`Workload::start_in`], but in our own mount namespace.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn start_chrooted<S: AsRef<OsStr>>(root: &Path, args: impl IntoIterator<Item = S>) -> Self {
+        Self::start_below(root, false, args)
+    }
+
+    fn start_below<S: AsRef<OsStr>>(
+        root: &Path,
+        has_namespace: bool,
+        args: impl IntoIterator<Item = S>,
+    ) -> Self {
         let running = Self::start(["comm", "78"]);
         for file in process::executable_files(running.pid()) {
             let name = file.file_name().unwrap_or_default();
@@ -110,9 +126,11 @@ impl Workload {
         command.args(args);
         let root = CString::new(root.as_os_str().as_bytes()).unwrap_or_default();
         let enter = move || {
-            unshare(CloneFlags::CLONE_NEWNS)?;
-            let none: Option<&CStr> = None;
-            mount(none, c"/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+            if has_namespace {
+                unshare(CloneFlags::CLONE_NEWNS)?;
+                let none: Option<&CStr> = None;
+                mount(none, c"/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+            }
             chroot(root.as_c_str())?;
             chdir(c"/")?;
             Ok(())

@@ -105,6 +105,11 @@ fn hists(finished: &Finished) -> Vec<Hist> {
     finished.events().map(|row| Hist::of(&row)).collect()
 }
 
+/// The layer of a disk's requests: loop devices stand on files.
+fn layer(disk: &Disk) -> &'static str {
+    if disk.name().starts_with("loop") { "stacked" } else { "request" }
+}
+
 fn total(hists: &[Hist]) -> u64 {
     hists.iter().map(|hist| hist.count).sum()
 }
@@ -167,13 +172,15 @@ fn one_mode(disk: &Disk, mode: &str, queued: bool, way: Option<&str>, count: u64
     // Nothing is counted twice or not at all: the device's flush if that is measured, else the request for it.
     assert_eq!(total(&hists), if mode == "flush" { 2 * count } else { count }, "{hists:#?}");
     assert_eq!(finished.footer["dropped_by_cause"], serde_json::json!({}), "{}", finished.footer);
-    let from = if queued { "insertion" } else { "issue" };
+    let from = if queued { "submission" } else { "issue" };
     let hooks = finished.header["hooks"].as_object().unwrap();
-    assert!(hooks.contains_key("complete") && hooks.contains_key("insert") == queued, "{hooks:?}");
-    assert!(hooks.values().all(|taken| taken.as_str().unwrap().starts_with(way.unwrap_or(""))), "{hooks:?}");
+    assert!(hooks.contains_key("complete") && hooks.contains_key("split") == queued, "{hooks:?}");
+    // The hook throttle has ways of its own.
+    let mut others = hooks.iter().filter(|(hook, _)| *hook != "throttle");
+    assert!(others.all(|(_, taken)| taken.as_str().unwrap().starts_with(way.unwrap_or(""))), "{hooks:?}");
     for hist in &hists {
         assert_eq!((hist.disk.as_deref(), hist.from.as_str()), (Some(disk.name()), from), "{hist:?}");
-        assert_eq!(hist.layer, "request");
+        assert_eq!(hist.layer, layer(disk));
     }
 
     // What the workload timed.
@@ -259,8 +266,7 @@ fn requests_without_a_time_are_kept_or_counted() {
             let dropped = finished.footer["dropped_by_cause"]["unknown_start"].as_u64().unwrap_or(0);
             println!("{scheduler}, queued {queued}: {} and {dropped} dropped", total(&hists));
             assert_eq!(total(&hists) + dropped, COUNT, "{hists:#?} {}", finished.footer);
-            // Without a scheduler nothing is inserted anywhere.
-            assert!(dropped == 0 || scheduler == "none" && queued, "{scheduler} {}", finished.footer);
+            assert_eq!(dropped, 0, "{scheduler} {}", finished.footer);
             assert!(hists.iter().map(|hist| hist.total_us).sum::<f64>() <= measured.total_us, "{hists:#?}");
         }
     });
@@ -537,8 +543,9 @@ fn shown(ended: &Ended) -> (Vec<Shown>, Vec<String>) {
     for line in ended.stdout().lines() {
         if line.contains(": count     distribution") {
             let unit = line.split_whitespace().next().unwrap().to_string();
-            let title =
-                others.pop_if(|line| line.contains(" = ") || line.contains("by bio")).unwrap_or_default();
+            let title = others
+                .pop_if(|line| line.contains(" = ") || line.contains("by bio") || line.contains("on top of"))
+                .unwrap_or_default();
             hists.push(Shown { title, unit, ..Shown::default() });
         } else if let Some((bounds, rest)) = line.split_once(" : ") {
             let (low, high) = bounds.split_once("->").unwrap();
@@ -789,7 +796,7 @@ fn devices_without_requests_are_measured_by_bio() {
         io(&disk.device(), "write", 30, 4096).finish();
         io(&device.disk().device(), "write", 20, 4096).finish();
         let hists = hists(&tracer.stop());
-        for (name, layer, count) in [(disk.name(), "bio", 30), (device.disk().name(), "request", 20)] {
+        for (name, layer, count) in [(disk.name(), "bio", 30), (device.disk().name(), "stacked", 20)] {
             let of_it: Vec<_> = hists.iter().filter(|hist| hist.disk.as_deref() == Some(name)).collect();
             assert!(of_it.len() == 1 && of_it[0].layer == layer && of_it[0].count == count, "{hists:#?}");
         }
@@ -809,7 +816,7 @@ fn known_delays_are_measured() {
             say_untested("biolatency, known delays", "KSCOPE_DISKS names no disk with a known delay");
         }
         for (disk, delay_ns) in disks {
-            let layer = if disk.path("mq").exists() { "request" } else { "bio" };
+            let layer = if disk.path("mq").exists() { layer(&disk) } else { "bio" };
             for (mode, queued) in [("read", false), ("read", true), ("write", false), ("write", true)] {
                 let workload = io(&disk.device(), mode, COUNT, 4096);
                 let tracer = biolatency(&["-F", "-d", disk.name()]).args(queued.then_some("-Q")).json();
@@ -825,10 +832,82 @@ fn known_delays_are_measured() {
                 assert!(total_us * 1e3 >= (COUNT * delay_ns) as f64, "{delay_ns} ns each: {hists:#?}");
                 assert!(total_us <= measured.total_us, "{}: {hists:#?}", disk.name());
             }
-            for mode in MODES.into_iter().filter(|_| layer == "request") {
+            for mode in MODES.into_iter().filter(|_| layer != "bio") {
                 one_mode(&disk, mode, false, None, COUNT);
                 one_mode(&disk, mode, true, None, COUNT);
             }
         }
+    });
+}
+
+#[test]
+fn the_time_in_the_queue_begins_with_the_bio() {
+    left_out::retried(|| {
+        const READERS: usize = 16;
+        const COUNT: u64 = 40;
+        let device = Loop::new(DISK_SIZE);
+        let disk = device.disk();
+        let Some(_scheduler) = disk.schedule("biolatency, waits for a request", "none") else { return };
+        let _merges = Setting::new(disk.path("queue/nomerges"), "2");
+        let _few = Setting::new(disk.path("queue/nr_requests"), "4");
+        // One request each, and several that are parts of one bio.
+        for (size, most, parts) in [(128 << 10, "128", 1), (MIB, "128", 8)] {
+            let _most = Setting::new(disk.path("queue/max_sectors_kb"), most);
+            let mut workloads = [0; READERS].map(|_| io(&disk.device(), "read", COUNT, size));
+            let tracer = biolatency(&["-Q", "-d", disk.name()]).json();
+            let before = disk.stat();
+            workloads.iter_mut().for_each(Workload::go);
+            let all_us: f64 =
+                workloads.map(|workload| Measured::of(&workload.finish()).total_us).iter().sum();
+            disk.counted(&before, |stat| stat.reads == READERS as u64 * COUNT * parts);
+            let finished = tracer.stop();
+            left_out::check(&finished);
+            assert_eq!(finished.footer["dropped_by_cause"], serde_json::json!({}), "{}", finished.footer);
+            let hists = hists(&finished);
+            assert_eq!(total(&hists), READERS as u64 * COUNT * parts, "{hists:#?}");
+            let shown_us: f64 = hists.iter().map(|hist| hist.total_us).sum();
+            assert!(shown_us <= all_us * parts as f64, "{shown_us} of {all_us} us: {hists:#?}");
+            // What is missing is the reader's own work, and that it waits for a CPU; and parts end one after another.
+            let least = if parts == 1 { all_us / 2.0 } else { all_us * parts as f64 / 4.0 };
+            assert!(shown_us > least, "{shown_us} of {all_us} us, {parts} parts: {hists:#?}");
+            assert_eq!(kscope_tests::bpf::entries("submitted"), 0);
+        }
+    });
+}
+
+#[test]
+fn stacked_disks_are_apart() {
+    left_out::retried(|| {
+        const COUNT: u64 = 500;
+        // Over a file, whose disk does it once more; and over memory, where nobody else does.
+        let folder = std::env::temp_dir().join(format!("kscope-biolatency-{}", getpid()));
+        fs::write(&folder, vec![1; 8 << 20]).unwrap();
+        let file = fs::File::open(&folder).unwrap();
+        file.sync_all().unwrap();
+        let on_file = Loop::of(&file);
+        fs::remove_file(&folder).unwrap();
+        let on_memory = Loop::new(DISK_SIZE);
+        let (by_layer, by_disk) = (biolatency(&[]).json(), biolatency(&["-D"]).json());
+        let text = biolatency(&[]).text();
+        for device in [&on_file, &on_memory] {
+            io(&device.disk().device(), "read", COUNT, 4096).finish();
+        }
+        let by_layer = hists(&by_layer.stop());
+        let stacked: Vec<&Hist> = by_layer.iter().filter(|hist| hist.layer == "stacked").collect();
+        // Others may use loop devices too; what the disks do is another histogram.
+        assert!(stacked.iter().map(|hist| hist.count).sum::<u64>() >= 2 * COUNT, "{by_layer:#?}");
+        assert_eq!(by_layer.iter().filter(|hist| hist.layer == "request").count(), 1, "{by_layer:#?}");
+        let by_disk = hists(&by_disk.stop());
+        for device in [&on_file, &on_memory] {
+            let name = Some(device.disk().name());
+            let own: Vec<&Hist> = by_disk.iter().filter(|hist| hist.disk.as_deref() == name).collect();
+            assert_eq!((own.len(), own[0].count, own[0].layer.as_str()), (1, COUNT, "stacked"), "{own:#?}");
+        }
+        assert!(by_disk.iter().all(|hist| hist.layer != "request"
+            || hist.disk.as_ref().is_some_and(|disk| !disk.starts_with("loop"))));
+        let ended = text.stop_text();
+        let (shown, _) = shown(&ended);
+        let apart: Vec<_> = shown.into_iter().filter(|hist| hist.title.contains("on top of")).collect();
+        assert!(apart.len() == 1 && sum(&apart) >= 2 * COUNT, "{ended:?}");
     });
 }

@@ -121,6 +121,11 @@ fn ios(finished: &Finished) -> Vec<Io> {
     finished.events().map(Io::of).collect()
 }
 
+/// The layer of a disk's requests: loop devices stand on files.
+fn layer(disk: &Disk) -> &'static str {
+    if disk.name().starts_with("loop") { "stacked" } else { "request" }
+}
+
 fn nothing_dropped(finished: &Finished) {
     left_out::check(finished);
     assert_eq!(finished.footer["dropped_by_cause"], serde_json::json!({}), "{}", finished.footer);
@@ -140,11 +145,13 @@ fn one_mode(disk: &Disk, mode: &str, size: u64, way: Option<&str>, count: usize)
     disk.counted(&before, |stat| stat.reads + stat.writes + stat.discards + stat.flushes >= n);
     let finished = tracer.stop();
     let hooks = finished.header["hooks"].as_object().unwrap();
-    assert!(hooks.values().all(|taken| taken.as_str().unwrap().starts_with(way.unwrap_or(""))), "{hooks:?}");
+    // The hook throttle has ways of its own.
+    let mut others = hooks.iter().filter(|(hook, _)| *hook != "throttle");
+    assert!(others.all(|(_, taken)| taken.as_str().unwrap().starts_with(way.unwrap_or(""))), "{hooks:?}");
     nothing_dropped(&finished);
     let ios = ios(&finished);
     for io in &ios {
-        assert_eq!((io.disk.as_str(), io.layer.as_str()), (disk.name(), "request"), "{io:?}");
+        assert_eq!((io.disk.as_str(), io.layer.as_str()), (disk.name(), layer(disk)), "{io:?}");
         assert!(io.is_by(pid), "not by {pid}: {io:?}");
         assert_eq!((io.bios, io.others, &io.row["partial"]), (1, 0, &Value::Bool(false)), "{io:?}");
     }
@@ -616,7 +623,7 @@ fn devices_without_requests_are_shown_by_bio() {
                 assert_eq!(ios.len(), count, "{mode}: {ios:#?}");
                 for (io, done) in ios.iter().zip(&done) {
                     assert_eq!((io.sector, io.bytes, io.op()), (done.sector, done.bytes, mode), "{io:?}");
-                    assert_eq!((io.layer.as_str(), io.bios, io.queue_us), ("bio", 1, None), "{io:?}");
+                    assert_eq!((io.layer.as_str(), io.bios), ("bio", 1), "{io:?}");
                     assert!(io.is_by(pid) && io.device_us.unwrap() <= done.us, "{io:?} {done:?}");
                 }
             }
@@ -648,7 +655,7 @@ fn known_delays_are_measured() {
                     for (io, done) in ios.iter().zip(&done) {
                         assert_eq!((io.sector, io.bytes, io.op()), (done.sector, done.bytes, mode), "{io:?}");
                         assert!(io.device_us.unwrap() <= done.us, "{io:?} {done:?}");
-                        assert!(io.is_by(pid) && (io.layer == "request") == is_request, "{io:?}");
+                        assert!(io.is_by(pid) && (io.layer != "bio") == is_request, "{io:?}");
                     }
                     let total_us: f64 = ios.iter().map(|io| io.device_us.unwrap()).sum();
                     assert!(
@@ -695,5 +702,188 @@ fn what_began_before_is_not_known() {
             counts
         });
         println!("{}: known or not: {columns:?}", disk.name());
+    });
+}
+
+#[test]
+fn the_time_in_the_queue_begins_with_the_bio() {
+    left_out::retried(|| {
+        const READERS: usize = 16;
+        let count = scale::times(40);
+        let device = Loop::new(DISK_SIZE);
+        let disk = device.disk();
+        let Some(_scheduler) = disk.schedule("biosnoop, waits for a request", "none") else { return };
+        let _merges = Setting::new(disk.path("queue/nomerges"), "2");
+        let _few = Setting::new(disk.path("queue/nr_requests"), "4");
+        for way in [None, Some("raw_tp")] {
+            let mut workloads = [0; READERS].map(|_| io(&disk.device(), "read", count, 128 << 10));
+            let pids = workloads.each_ref().map(Workload::pid);
+            let tracer = with_way(biosnoop(&["-Q", "-d", disk.name()]), way).json();
+            let before = disk.stat();
+            workloads.iter_mut().for_each(Workload::go);
+            let done = workloads.map(done);
+            disk.counted(&before, |stat| stat.reads == (READERS * count) as u64);
+            let finished = tracer.stop();
+            nothing_dropped(&finished);
+            let ios = ios(&finished);
+            let (mut shown_us, mut all_us) = (0.0, 0.0);
+            for (pid, done) in pids.iter().zip(&done) {
+                let own: Vec<&Io> = ios.iter().filter(|io| io.is_by(*pid)).collect();
+                assert_eq!(own.len(), count, "{ios:#?}");
+                for (io, done) in own.iter().zip(done) {
+                    assert!(io.sector == done.sector && io.whole_us() <= done.us, "{io:?} {done:?}");
+                    (shown_us, all_us) = (shown_us + io.whole_us(), all_us + done.us);
+                }
+            }
+            // What is missing is the reader's own work, and that it waits for a CPU.
+            assert!(shown_us > all_us / 2.0, "{shown_us} of {all_us} us: {ios:#?}");
+        }
+    });
+}
+
+#[test]
+fn parts_of_a_big_request_begin_with_the_whole() {
+    left_out::retried(|| {
+        const COUNT: usize = 20;
+        let device = Loop::new(DISK_SIZE);
+        let disk = device.disk();
+        let Some(_scheduler) = disk.schedule("biosnoop, parts that wait", "none") else { return };
+        let _most = Setting::new(disk.path("queue/max_sectors_kb"), "64");
+        let _few = Setting::new(disk.path("queue/nr_requests"), "4");
+        // Of one bio each.
+        let workload = io(&disk.device(), "read", COUNT, MIB);
+        let tracer = biosnoop(&["-Q", "-d", disk.name()]).json();
+        let before = disk.stat();
+        let done = done(workload);
+        disk.counted(&before, |stat| stat.reads >= 16 * COUNT as u64);
+        let ios = ios(&tracer.stop());
+        assert_covered_once(&ios, done.iter().map(|done| (done.sector, done.bytes)));
+        let (mut last_us, mut all_us) = (0.0, 0.0);
+        for done in &done {
+            let parts = ios.iter().filter(|io| {
+                (done.sector..done.sector + done.bytes / 512).contains(&io.sector) && io.whole_us() <= done.us
+            });
+            last_us += parts.map(Io::whole_us).fold(0.0, f64::max);
+            all_us += done.us;
+        }
+        assert!(last_us > all_us / 2.0, "{last_us} of {all_us} us: {ios:#?}");
+    });
+}
+
+/// A cgroup in which this disk is read a few hundred times a second at most; nothing where the kernel has no such
+/// limits. Dropping it removes it.
+struct Limited(std::path::PathBuf);
+
+impl Limited {
+    fn new(disk: &Disk) -> Option<Self> {
+        let dev = disk.read("dev").unwrap();
+        let name = format!("kscope-biosnoop-limit-{}", getpid());
+        let v1 = std::path::Path::new("/sys/fs/cgroup/blkio");
+        let root = if v1.is_dir() { v1.to_path_buf() } else { kscope_tests::cgroup::root() };
+        if !v1.is_dir() {
+            std::fs::write(root.join("cgroup.subtree_control"), "+io").ok()?;
+        }
+        let limited = Self(root.join(name));
+        std::fs::create_dir(&limited.0).unwrap();
+        let (file, limit) = if v1.is_dir() {
+            ("blkio.throttle.read_iops_device", format!("{dev} 200"))
+        } else {
+            ("io.max", format!("{dev} riops=200"))
+        };
+        std::fs::write(limited.0.join(file), limit).is_ok().then_some(limited)
+    }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        // Busy for a moment after its last process has ended.
+        for _ in 0..1000 {
+            if std::fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+}
+
+#[test]
+fn what_a_limit_holds_back_is_of_who_submitted_it_or_of_nobody() {
+    left_out::retried(|| {
+        const READERS: usize = 4;
+        const COUNT: usize = 40;
+        let (device, partition) = Loop::with_partition(DISK_SIZE);
+        let disk = device.disk();
+        let _merges = Setting::new(disk.path("queue/nomerges"), "2");
+        let Some(limited) = Limited::new(disk) else {
+            return say_untested("biosnoop, limits", "this kernel has no limits of block I/O");
+        };
+        let paths = [disk.device(), format!("/dev/{partition}")];
+        for (path, options) in
+            [(&paths[0], &["-Q"][..]), (&paths[1], &["-Q"]), (&paths[0], &["--comm", "workload"])]
+        {
+            let mut workloads = [0; READERS].map(|_| io(path, "read", COUNT, 4096));
+            let pids = workloads.each_ref().map(Workload::pid);
+            for pid in pids {
+                std::fs::write(limited.0.join("cgroup.procs"), pid.to_string()).unwrap();
+            }
+            let tracer = biosnoop(&["-d", disk.name()]).args(options).json();
+            let before = disk.stat();
+            workloads.iter_mut().for_each(Workload::go);
+            let all_us: f64 = workloads.map(done).iter().flatten().map(|done| done.us).sum();
+            disk.counted(&before, |stat| stat.reads >= (READERS * COUNT) as u64);
+            let finished = tracer.stop();
+            left_out::check(&finished);
+            let ios = ios(&finished);
+            let held_back = finished.footer["dropped_by_cause"]["held_back"].as_u64().unwrap_or(0);
+            let (known, unknown): (Vec<&Io>, Vec<&Io>) = ios.iter().partition(|io| io.pid.is_some());
+            assert!(known.iter().all(|io| pids.iter().any(|pid| io.is_by(*pid))), "{known:#?}");
+            assert!(unknown.iter().all(|io| io.queue_us.is_none() && io.device_us.is_some()), "{unknown:#?}");
+            assert_eq!(unknown.len() as u64, held_back, "{}", finished.footer);
+            let hooks = finished.header["hooks"].as_object().unwrap();
+            let is_seen = hooks.contains_key("throttle") || path.ends_with("p1");
+            if options[0] == "--comm" && !is_seen {
+                // It is of nobody that is asked for.
+                assert!(unknown.is_empty(), "{unknown:#?}");
+                continue;
+            }
+            assert_eq!(ios.len(), READERS * COUNT, "{ios:#?}");
+            if is_seen {
+                let shown_us: f64 = ios.iter().map(Io::whole_us).sum();
+                assert!(held_back == 0 && shown_us > all_us / 2.0, "{shown_us} of {all_us} us");
+                assert!(shown_us <= all_us, "{shown_us} of {all_us} us");
+            } else {
+                assert!(held_back > 0, "{ios:#?}");
+                let notes = finished.header["notes"].to_string();
+                assert!(notes.contains("held_back"), "{notes}");
+            }
+        }
+    });
+}
+
+#[test]
+fn long_requests_leave_nothing_behind() {
+    left_out::retried(|| {
+        const BLOCKS: usize = 300;
+        let device = Loop::new(DISK_SIZE);
+        let disk = device.disk();
+        let _merges = Setting::new(disk.path("queue/nomerges"), "0");
+        let _most = Setting::try_new(disk.path("queue/max_sectors_kb"), "1280");
+        for options in [&[][..], &["-Q"]] {
+            let tracer = biosnoop(&["-d", disk.name()]).args(options).text();
+            let before = disk.stat();
+            (0..10).for_each(|_| read_at_once(&disk.device(), BLOCKS));
+            let stat = disk.counted(&before, |stat| stat.reads + stat.read_merges == 10 * BLOCKS as u64);
+            kscope_tests::wait_until("nothing to be remembered", || {
+                (kscope_tests::bpf::entries("submitted") == 0).then_some(())
+            });
+            let ended = tracer.stop_text();
+            left_out::check_text(&ended);
+            let bios =
+                Table::of(&ended).column("BIOS").iter().map(|n| n.parse::<u64>().unwrap()).sum::<u64>();
+            assert_eq!(bios, 10 * BLOCKS as u64, "{stat:?} {ended:?}");
+            if stat.reads * 128 >= 10 * BLOCKS as u64 {
+                say_untested("biosnoop, long requests", &format!("this kernel makes short ones: {stat:?}"));
+            }
+        }
     });
 }

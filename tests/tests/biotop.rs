@@ -59,6 +59,8 @@ fn sums(finished: &Finished) -> Sums {
         let number = |key: &str| row[key].as_u64().unwrap();
         let key = (number("pid"), text("disk"), text("op"));
         assert!(row["interval_s"].as_f64().unwrap() > 0.0 && number("ios") > 0, "{row}");
+        let is_loop = row["disk"].as_str().unwrap().starts_with("loop");
+        assert_eq!(row["layer"] == "stacked", is_loop, "{row}");
         let mean = row["mean_us"].as_f64().unwrap();
         assert!((mean * number("ios") as f64 - row["total_us"].as_f64().unwrap()).abs() < 0.01, "{row}");
         assert!(seen.insert((text("time"), key.clone()), ()).is_none(), "twice in an interval: {row}");
@@ -443,5 +445,44 @@ fn metrics_are_the_sums() {
             "{seconds} s, but the workload saw {measured} us"
         );
         tracer.stop().check();
+    });
+}
+
+#[test]
+fn new_names_are_seen_after_many_have_gone() {
+    // More processes than one interval has room for.
+    const PROCESSES: u64 = 5000;
+    const ROWS: u64 = 4096;
+    left_out::retried(|| {
+        let device = Loop::new(DISK_SIZE);
+        let disk = device.disk();
+        let name = disk.name();
+        let mut often = biotop(&["-d", name, "200ms"]).json();
+        let once = biotop(&["-d", name, "1h"]).json();
+        let before = disk.stat();
+        let script = format!(
+            "i=0; while [ $i -lt {PROCESSES} ]; do dd if={} of=/dev/null bs=4096 count=1 iflag=direct; i=$((i+1)); done",
+            disk.device()
+        );
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &script]).stderr(std::process::Stdio::null());
+        assert!(shell.status().unwrap().success());
+        disk.counted(&before, |stat| stat.reads >= PROCESSES);
+        let last = io(&disk.device(), "write", 7, 4096);
+        let pid = u64::from(last.pid());
+        last.finish();
+        often.wait_for(|row| row["pid"] == pid);
+        let often = often.stop();
+        left_out::check(&often);
+        assert_eq!(often.count("lost"), 0, "{}", often.footer);
+        let sum =
+            |finished: &Finished| finished.events().map(|row| row["ios"].as_u64().unwrap()).sum::<u64>();
+        assert_eq!(sum(&often), often.count("generated"), "{}", often.footer);
+        assert!(sum(&often) >= PROCESSES + 7);
+        // What found no room is counted.
+        let once = once.stop();
+        left_out::check(&once);
+        assert!(once.count("lost") >= PROCESSES - ROWS, "{}", once.footer);
+        assert_eq!(sum(&once) + once.count("lost"), once.count("generated"), "{}", once.footer);
     });
 }

@@ -65,7 +65,9 @@ fn bytes_of_hex(action: &Value) -> String {
 fn reported(mut event: Value) -> Value {
     assert_eq!(event["type"], "event");
     let object = event.as_object_mut().unwrap();
-    ["type", "time", "cgroup", "kernel_stack", "user_stack"].iter().for_each(|key| drop(object.remove(*key)));
+    ["type", "time", "cgroup", "kernel_stack", "user_stack", "truncated"]
+        .iter()
+        .for_each(|key| drop(object.remove(*key)));
     event
 }
 

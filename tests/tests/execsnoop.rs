@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, Output};
 
 use jiff::tz::TimeZone;
@@ -75,7 +76,7 @@ impl Exec {
     }
 
     fn reported(event: &Value) -> Self {
-        let filename = bytes_of(event, "filename");
+        let filename = if event["filename"].is_null() { Vec::new() } else { bytes_of(event, "filename") };
         let comm = bytes_of(event, "comm");
         // Of a file without a path, the name is the descriptor's number before 6.14, and the file's name since.
         let number = filename.strip_prefix(b"/dev/fd/").filter(|rest| !rest.contains(&b'/'));
@@ -463,6 +464,8 @@ fn arguments_that_can_not_be_read_are_marked() {
         finished.check();
         assert_accounted(&finished, cases.len(), 0);
         let rows = Table::of(&text.stop_text());
+        let nulls = finished.events().map(|event| event["filename"].is_null());
+        assert!(nulls.eq(cases.iter().map(|case| case.path == NOWHERE)), "{finished:#?}");
         for ((exec, row), case) in reported(&finished).iter().zip(rows.column("ARGS")).zip(&cases) {
             assert_eq!((exec.ret, &exec.filename), ((-case.errno).into(), &case.filename), "{exec:?}");
             assert!(exec.args.iter().eq(case.args.iter().map(|arg| arg.as_bytes())), "{exec:?}");
@@ -533,6 +536,133 @@ fn programs_for_32_bits_are_marked() {
     let exec = &reported(&finished)[0];
     assert!(exec.compat, "{exec:?}");
     assert_eq!(exec.args, [path.as_os_str().as_bytes(), b"one"], "{exec:?}");
+}
+
+/// A 64-bit program for this machine that needs this loader.
+fn program_with_loader(loader: &str) -> Vec<u8> {
+    const HEADERS: u64 = 64 + 56;
+    let machine: u16 = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
+    let len = loader.len() as u64 + 1;
+    let halves = |halves: &[u16]| halves.iter().flat_map(|half| half.to_le_bytes()).collect::<Vec<_>>();
+    let longs = |longs: &[u64]| longs.iter().flat_map(|long| long.to_le_bytes()).collect::<Vec<_>>();
+    // System V ABI: the file header, and one segment, PT_INTERP.
+    [
+        b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec(),
+        halves(&[2, machine, 1, 0]),
+        longs(&[0, 64, 0]),
+        halves(&[0, 0, 64, 56, 1, 64, 0, 0]),
+        halves(&[3, 0, 4, 0]),
+        longs(&[HEADERS, 0, 0, len, len, 1]),
+        loader.as_bytes().to_vec(),
+        b"\0".to_vec(),
+    ]
+    .concat()
+}
+
+/// A file to be executed.
+fn program(path: &Path, bytes: &[u8]) {
+    fs::write(path, bytes).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn a_missing_interpreter_or_loader_is_named() {
+    let home = home();
+    let dir = home.dir.path().canonicalize().unwrap();
+    let nested = format!("#!{}/crlf\n", dir.display());
+    let here = format!("#!{}/is-not-here -e\n", dir.display());
+    let files: [(&str, Vec<u8>, Option<String>); 6] = [
+        ("crlf", b"#!/bin/bash\r\necho\r\n".to_vec(), Some("/bin/bash\r".into())),
+        ("script", b"#! /no/such/interpreter -x\n".to_vec(), Some("/no/such/interpreter".into())),
+        ("nested", nested.into(), Some("/bin/bash\r".into())),
+        ("relative", b"#!no-such/interpreter\n".to_vec(), Some("no-such/interpreter".into())),
+        ("program", program_with_loader("/lib64/ld-missing.so.1"), Some("/lib64/ld-missing.so.1".into())),
+        ("beside", here.into(), Some(format!("{}/is-not-here", dir.display()))),
+    ];
+    for (name, bytes, _) in &files {
+        program(&dir.join(name), bytes);
+    }
+    let (json, text) = (home.run(&["-x"]).json(), home.run(&["-x"]).text());
+    let names = files.iter().map(|(name, ..)| *name).chain(["not-there"]);
+    for name in names.clone() {
+        // By its path, and from its folder.
+        for relative in [false, true] {
+            let path = if relative { Path::new("./").join(name) } else { dir.join(name) };
+            let mut command = command(&home, path.as_os_str());
+            let error = command.current_dir(&dir).status().unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ENOENT), "{path:?}");
+        }
+    }
+    let finished = json.stop();
+    finished.check();
+    let expected: Vec<Option<&str>> = files
+        .iter()
+        .map(|(.., missing)| missing.as_deref())
+        .chain([None])
+        .flat_map(|one| [one, one])
+        .collect();
+    let found: Vec<Value> = finished.events().map(|event| event["missing"].clone()).collect();
+    assert_eq!(found.iter().map(Value::as_str).collect::<Vec<_>>(), expected, "{finished:#?}");
+    let table = Table::of(&text.stop_text());
+    for (row, missing) in table.column("ARGS").into_iter().zip(expected) {
+        let shown = row.split_once(" <missing: ").and_then(|(_, rest)| rest.strip_suffix('>'));
+        assert_eq!(shown.map(unescape), missing.map(|text| text.as_bytes().to_vec()), "{row}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_looked_for_below_the_root_of_the_caller() {
+    let home = home();
+    // The interpreter is there, but not in the chroot.
+    program(&home.dir.path().join("script"), b"#!/bin/sh\n");
+    let root = CString::new(home.dir.path().as_os_str().as_bytes()).unwrap();
+    let argv = [c"/script".as_ptr(), std::ptr::null()];
+    let (begin, go) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+    // SAFETY: the child makes system calls, and nothing else.
+    let pid = match unsafe { fork() }.unwrap() {
+        ForkResult::Parent { child } => child,
+        ForkResult::Child => {
+            let mut byte = 0u8;
+            // SAFETY: the buffer has one byte, and the list of arguments ends with null.
+            unsafe {
+                libc::read(begin.as_raw_fd(), (&raw mut byte).cast(), 1);
+                libc::chroot(root.as_ptr());
+                libc::chdir(c"/".as_ptr());
+                libc::execv(c"/script".as_ptr(), argv.as_ptr());
+                loop {
+                    libc::pause();
+                }
+            }
+        }
+    };
+    let child = Waiting { pid, go };
+    let mut tracer = Run::new("execsnoop").args(["-x", "-p", &child.pid().to_string()]).json();
+    nix::unistd::write(&child.go, b"g").unwrap();
+    let event = tracer.wait_for(|line| line["type"] == "event");
+    assert_eq!((&event["error"], &event["missing"]), (&"ENOENT".into(), &"/bin/sh".into()), "{event}");
+    drop(child);
+    tracer.stop().check();
+}
+
+#[test]
+fn the_effective_user_is_shown_beside_the_real_one() {
+    let home = home();
+    let change = || {
+        // SAFETY: a system call without addresses.
+        let result = unsafe { libc::syscall(libc::SYS_setresuid, -1, Who::NOBODY, -1) };
+        Errno::result(result).map(drop).map_err(Into::into)
+    };
+    let (json, text) = (home.run(&["-x"]).json(), home.run(&["-x", "-U"]).text());
+    for path in ["/", "/not/there"] {
+        let mut command = command(&home, path.as_ref());
+        // SAFETY: the closure makes one system call.
+        unsafe { command.pre_exec(change) };
+        command.status().unwrap_err();
+    }
+    let finished = json.stop();
+    let ids: Vec<_> = finished.events().map(|event| (event["uid"].clone(), event["euid"].clone())).collect();
+    assert_eq!(ids, vec![(Value::from(0), Value::from(Who::NOBODY)); 2], "{finished:#?}");
+    assert_eq!(Table::of(&text.stop_text()).column("UID"), ["0/65534"; 2]);
 }
 
 /// A child of the test that waits before it executes the workload, so that its number is known.

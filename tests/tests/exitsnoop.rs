@@ -4,12 +4,15 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 use kscope_tests::bytes::{bytes_of, unhex};
 use kscope_tests::scale::times;
 use kscope_tests::table::Table;
 use kscope_tests::{Finished, Home, Run, Who, Workload};
 use kscope_tests::{now, say_untested, wait_until};
+use nix::errno::Errno;
 use nix::unistd::getpid;
 use serde_json::Value;
 
@@ -77,8 +80,8 @@ fn signal_name(signal: u64) -> String {
         6 => "SIGABRT".into(),
         9 => "SIGKILL".into(),
         15 => "SIGTERM".into(),
-        34 => "SIGRTMIN+2".into(),
-        37 => "SIGRTMIN+5".into(),
+        34 => "SIGRTMIN".into(),
+        37 => "SIGRTMIN+3".into(),
         other => panic!("no child dies of signal {other}"),
     }
 }
@@ -340,7 +343,7 @@ fn table_shows_the_same() {
         assert_eq!(table.titles.join(" "), titles);
         // The last row is the workload's own.
         let shown = table.column("EXIT_CODE");
-        assert_eq!(shown, ["0", "code 3", "signal 9 (SIGKILL)", "signal 37 (SIGRTMIN+5)", "code 6", "0"]);
+        assert_eq!(shown, ["0", "code 3", "signal 9 (SIGKILL)", "signal 37 (SIGRTMIN+3)", "code 6", "0"]);
         let ids = |key: &str| actions.iter().map(|action| action[key].to_string()).collect::<Vec<_>>();
         assert_eq!(table.column("PID")[..ways.len()], ids("pid"));
         assert_eq!(table.column("TID")[..ways.len()], ids("pid"));
@@ -350,6 +353,32 @@ fn table_shows_the_same() {
     let ended = Run::new("exitsnoop").args(["--dry-run"]).output();
     let header = ended.stdout().lines().next().unwrap();
     assert!(header.starts_with("PCOMM") && header.len() < 80, "{header}");
+}
+
+#[test]
+fn the_effective_user_is_shown_beside_the_real_one() {
+    each_way(|way| {
+        let mut child = {
+            let mut command = Command::new("sleep");
+            let change = || {
+                // SAFETY: a system call without addresses.
+                let result = unsafe { libc::syscall(libc::SYS_setresuid, -1, Who::NOBODY, -1) };
+                Errno::result(result).map(drop).map_err(Into::into)
+            };
+            // SAFETY: the closure makes one system call.
+            unsafe { command.arg("1000").pre_exec(change) };
+            command.spawn().unwrap()
+        };
+        let args = ["-U", "-p", &child.id().to_string()];
+        let (json, text) = (Run::new("exitsnoop").args(&args[1..]), Run::new("exitsnoop").args(args));
+        let (json, text) = (way(json).json(), way(text).text());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let finished = json.stop();
+        let ids: Vec<_> = finished.events().map(|end| (end["uid"].clone(), end["euid"].clone())).collect();
+        assert_eq!(ids, [(Value::from(0), Value::from(Who::NOBODY))], "{finished:#?}");
+        assert_eq!(Table::of(&text.stop_text()).column("UID"), ["0/65534"]);
+    });
 }
 
 #[test]

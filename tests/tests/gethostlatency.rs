@@ -3,15 +3,20 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kscope_tests::bytes::{bytes_of, hex, unhex};
 use kscope_tests::cgroup::Cgroup;
+use kscope_tests::mounted::Mounted;
 use kscope_tests::table::Table;
 use kscope_tests::{Finished, Run, Who, Workload};
 use kscope_tests::{now, process, programs, scale, wait_until};
-use nix::unistd::getpid;
+use nix::mount::{MntFlags, umount2};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::stat::Mode;
+use nix::unistd::{getpid, mkfifo};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -104,7 +109,7 @@ fn each_way(mut test: impl FnMut(&dyn Fn(Run) -> Run)) {
     test(&|run| run.env("KSCOPE_WAY", "raw_tp"));
 }
 
-const WAYS: [&str; 14] = [
+const WAYS: [&str; 20] = [
     "numeric:127.0.0.1",
     "numeric:::1",
     "numeric:localhost",
@@ -119,6 +124,12 @@ const WAYS: [&str; 14] = [
     "gethostbyname2_r:localhost",
     "small:localhost",
     "thread:getaddrinfo:localhost",
+    "getnameinfo:127.0.0.1",
+    "getnameinfo:::1",
+    "gethostbyaddr:127.0.0.1",
+    "gethostbyaddr_r:127.0.0.1",
+    "gethostbyaddr_r:::1",
+    "res_query:does-not-exist.invalid",
 ];
 
 #[test]
@@ -245,6 +256,219 @@ fn a_container_that_starts_later_with_its_own_library_is_found() {
     let numbers: Vec<u64> = finished.events_of(pid).iter().map(number).collect();
     assert!(numbers.iter().copied().eq(number(&first)..count), "{numbers:?} of {count}");
     assert!(finished.events_of(pid).iter().all(|event| event["error"] == "EAI_NONAME"), "{finished:#?}");
+}
+
+/// A program that needs no libraries, and calls its own getaddrinfo() once for the name `static`, which does nothing.
+fn static_program() -> Vec<u8> {
+    const BASE: u64 = 0x40_0000;
+    // Call with the address behind the code; exit(0). Then the function: return 0.
+    #[cfg(target_arch = "x86_64")]
+    let (machine, function, code) = (
+        62u16,
+        21,
+        [
+            &[0x48u8, 0x8d, 0x3d, 19, 0, 0, 0, 0xe8, 9, 0, 0, 0][..],
+            &[0x31, 0xff, 0xb8, 60, 0, 0, 0, 0x0f, 0x05, 0x55, 0x31, 0xc0, 0x5d, 0xc3],
+        ]
+        .concat(),
+    );
+    #[cfg(target_arch = "aarch64")]
+    let (machine, function, code) = (
+        183u16,
+        20,
+        [0x1000_00e0u32, 0x9400_0004, 0x5280_0000, 0x5280_0ba8, 0xd400_0001, 0x5280_0000, 0xd65f_03c0]
+            .map(u32::to_le_bytes)
+            .concat(),
+    );
+    let code = [&code[..], b"static\0"].concat();
+    let strings = b"\0getaddrinfo\0";
+    let code_at = 64 + 56;
+    let strings_at = code_at + code.len() as u64;
+    let symbols_at = (strings_at + strings.len() as u64).next_multiple_of(8);
+    let sections_at = symbols_at + 48;
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    file.extend([2u16.to_le_bytes(), machine.to_le_bytes()].concat());
+    file.extend(1u32.to_le_bytes());
+    file.extend([BASE + code_at, 64, sections_at].map(u64::to_le_bytes).concat());
+    file.extend(0u32.to_le_bytes());
+    file.extend([64u16, 56, 1, 64, 3, 0].map(u16::to_le_bytes).concat());
+    // One segment, readable and executable: all of the file.
+    file.extend([1u32, 5].map(u32::to_le_bytes).concat());
+    file.extend([0, BASE, BASE, sections_at, sections_at, 4096].map(u64::to_le_bytes).concat());
+    file.extend(&code);
+    file.extend(strings);
+    file.resize(symbols_at as usize, 0);
+    file.extend([0; 24]);
+    file.extend([1u32.to_le_bytes(), [0x12, 0, 1, 0]].concat());
+    file.extend([BASE + code_at + function, 5].map(u64::to_le_bytes).concat());
+    let section = |kind: u32, place: (u64, u64), link: u32, entry: u64| {
+        let numbers = [[0u32, kind].map(u32::to_le_bytes).concat(), vec![0; 16]].concat();
+        let place = [place.0, place.1].map(u64::to_le_bytes).concat();
+        let link = [[link, 1].map(u32::to_le_bytes).concat(), [8, entry].map(u64::to_le_bytes).concat()];
+        [numbers, place, link.concat()].concat()
+    };
+    file.extend(section(0, (0, 0), 0, 0));
+    file.extend(section(2, (symbols_at, 48), 2, 24));
+    file.extend(section(3, (strings_at, strings.len() as u64), 0, 0));
+    file
+}
+
+/// Copies of that program, each another file.
+fn static_programs(folder: &Path, count: u64) -> Vec<PathBuf> {
+    let source = folder.join("source");
+    fs::write(&source, static_program()).unwrap();
+    let copy = |n: u64| {
+        let copy = folder.join(format!("static{n}"));
+        process::copy_program(&source, &copy);
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+        copy
+    };
+    (0..count).map(copy).collect()
+}
+
+/// Run a command below the tool.
+fn command(args: &[&str]) -> Finished {
+    Run::new("gethostlatency").args(["--json", "--"]).args(args).output().into()
+}
+
+#[test]
+fn a_static_command_is_seen_from_its_first_instruction() {
+    let folder = TempDir::new().unwrap();
+    for program in static_programs(folder.path(), 5) {
+        let finished = command(&[program.to_str().unwrap()]);
+        finished.check();
+        let hosts: Vec<Value> = finished.events().map(|event| event["host"].clone()).collect();
+        assert_eq!(hosts, ["static"], "{finished:#?}");
+        assert!(finished.footer["dropped_by_cause"]["not_probed_yet"].is_null(), "{}", finished.footer);
+    }
+}
+
+#[test]
+fn what_ran_before_it_was_probed_is_counted() {
+    let folder = TempDir::new().unwrap();
+    let programs = static_programs(folder.path(), 10);
+    let script: Vec<&str> = programs.iter().map(|program| program.to_str().unwrap()).collect();
+    let finished = command(&["sh", "-c", &script.join("; ")]);
+    finished.check();
+    let late = finished.footer["dropped_by_cause"]["not_probed_yet"].as_u64().unwrap_or_default();
+    assert!(finished.events().count() as u64 + late >= 10, "{finished:#?}");
+    assert!(late <= 10, "{finished:#?}");
+}
+
+fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+#[test]
+fn containers_that_have_ended_are_not_held() {
+    each_way(|way| {
+        let mut tracer = way(Run::new("gethostlatency")).json();
+        let before = descriptors(tracer.pid());
+        for _ in 0..scale::times(3) {
+            let mounted = Mounted::tmpfs();
+            let root = &mounted.path();
+            let until = root.join("until");
+            let mut workload = Workload::start_chrooted(root, ["lookup-loop", "--until", "/until"]);
+            let pid = workload.pid();
+            workload.go();
+            tracer.wait_for(|line| line["pid"] == pid);
+            fs::write(until, "").unwrap();
+            workload.finish();
+            wait_until("the file system to be let go", || umount2(root, MntFlags::empty()).ok());
+        }
+        wait_until("the descriptors to be given back", || {
+            (descriptors(tracer.pid()) <= before).then_some(())
+        });
+        tracer.stop().check();
+    });
+}
+
+#[test]
+fn a_library_that_is_used_by_a_child_stays_probed() {
+    let root = TempDir::new().unwrap();
+    let until = root.path().join("until");
+    let mut tracer = Run::new("gethostlatency").json();
+    // Who maps the library ends; the child, which did not map it, goes on.
+    let args = ["lookup-loop", "--until", "/until", "--fork", "true"];
+    let mut workload = Workload::start_in(root.path(), args);
+    workload.go();
+    let number =
+        |event: &Value| -> Option<u64> { event["host"].as_str()?.strip_prefix("loop-")?.parse().ok() };
+    let first = tracer.wait_for(|line| number(line).is_some());
+    // By then, users of files were looked for more than once.
+    tracer.wait_for(|line| number(line).is_some_and(|n| n >= 3000));
+    fs::write(until, "").unwrap();
+    let actions = workload.finish();
+    let finished = tracer.stop();
+    finished.check();
+    let count = actions[0]["count"].as_u64().unwrap();
+    let child = u32::try_from(first["pid"].as_u64().unwrap()).unwrap();
+    let numbers: Vec<u64> = finished.events_of(child).iter().filter_map(number).collect();
+    assert!(numbers.iter().copied().eq(number(&first).unwrap()..count), "{numbers:?} of {count}");
+}
+
+/// Map a file to execute it, and unmap it again if that is asked for.
+fn map(path: &Path, is_kept: bool) {
+    let file = fs::File::open(path).unwrap();
+    let length = std::num::NonZeroUsize::new(4096).unwrap();
+    let access = ProtFlags::PROT_READ | ProtFlags::PROT_EXEC;
+    // SAFETY: a new mapping, which nobody reads.
+    let base = unsafe { mmap(None, length, access, MapFlags::MAP_PRIVATE, file, 0) }.unwrap();
+    if !is_kept {
+        // SAFETY: it is ours.
+        unsafe { munmap(base, length.get()) }.unwrap();
+    }
+}
+
+#[test]
+fn a_pipe_in_a_librarys_place_is_not_opened() {
+    let folder = TempDir::new().unwrap();
+    let tracer = Run::new("gethostlatency").json();
+    for n in 0..50 {
+        let library = folder.path().join(format!("{n}/libc.so.6"));
+        let pipe = library.with_file_name("pipe");
+        fs::create_dir(library.parent().unwrap()).unwrap();
+        fs::write(&library, static_program()).unwrap();
+        mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+        map(&library, n % 2 == 0);
+        fs::rename(&pipe, &library).unwrap();
+    }
+    let workload = lookup(&["numeric:127.0.0.1"; 50]);
+    let pid = workload.pid();
+    let actions = workload.finish();
+    let finished = tracer.stop();
+    finished.check();
+    let reported: Vec<Lookup> = finished.events_of(pid).iter().map(Lookup::reported).collect();
+    assert_eq!(reported, actions.iter().map(Lookup::expected).collect::<Vec<_>>());
+}
+
+#[test]
+fn many_libraries_of_a_neighbour_take_a_part_of_the_room() {
+    let folder = TempDir::new().unwrap();
+    let nobody = Who::new(Who::NOBODY, &[]);
+    let mut tracer = Run::new("gethostlatency").json();
+    let before = descriptors(tracer.pid());
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let source = folder.path().join("source");
+    fs::write(&source, static_program()).unwrap();
+    let args = [source.to_str().unwrap(), folder.path().to_str().unwrap(), "400"];
+    let mut many = Workload::start_by(&nobody, ["map-many"].iter().chain(&args));
+    many.go();
+    wait_until("it to be said", || tracer.stderr().contains("probed already").then_some(()));
+    assert!(descriptors(tracer.pid()) < before + 600, "{}", descriptors(tracer.pid()));
+    // Others are seen as ever.
+    let root = TempDir::new().unwrap();
+    let until = root.path().join("until");
+    let mut workload = Workload::start_in(root.path(), ["lookup-loop", "--until", "/until"]);
+    let pid = workload.pid();
+    workload.go();
+    tracer.wait_for(|line| line["pid"] == pid);
+    fs::write(until, "").unwrap();
+    workload.finish();
+    drop(many);
+    let finished = tracer.stop();
+    finished.check();
+    assert!(finished.footer["dropped_by_cause"]["not_probed"].as_u64().unwrap() >= 1, "{}", finished.footer);
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn what_is_exported_is_what_was_done() {
     finished.check();
     let rows: Vec<_> = finished.events().collect();
     assert_eq!((rows.len(), rows[0]["count"].as_u64()), (1, Some(100)), "{finished:?}");
-    let labels = format!("{{from=\"issue\",layer=\"request\",disk=\"{}\"}}", disk.disk().name());
+    let labels = format!("{{from=\"issue\",layer=\"stacked\",disk=\"{}\"}}", disk.disk().name());
     assert_eq!(second[&format!("{COUNT}{labels}")], 100.0);
     let sum = second[&format!("kscope_biolatency_io_seconds_sum{labels}")] * 1e6;
     let total = rows[0]["total_us"].as_f64().unwrap();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use kscope_tests::burn::{Burner, last_cpu, workload_has_symbols};
 use kscope_tests::scale::times;
-use kscope_tests::stacks::{Pprof, Stack, flame_graph, folded};
+use kscope_tests::stacks::{Frame, Pprof, Stack, flame_graph, folded};
 use kscope_tests::{Ended, Finished, Run, Workload, left_out, process, say_untested};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -185,6 +185,40 @@ fn check_limits() {
 }
 
 #[test]
+fn a_file_in_the_place_of_another_has_its_own_names() {
+    left_out::retried(check_plugins);
+}
+
+fn check_plugins() {
+    for way in ["unmap", "smaller", "fixed"] {
+        let dir = TempDir::new().unwrap();
+        let args = ["--way", way, "--cpu-seconds", "0.01", "--sleeps", "20"];
+        let workload =
+            Workload::start(["plugins", "--dir", dir.path().to_str().unwrap()].into_iter().chain(args));
+        let tracer = offcputime(&["-p", &workload.pid().to_string()]).json();
+        let actions = workload.finish();
+        let finished = tracer.stop();
+        left_out::check_switches(&finished, WAITS);
+        if way == "fixed" && !finished.header["hooks"]["stack_mapping"].to_string().contains("ma_write") {
+            say_untested("offcputime, code mapped over code", "this kernel does not tell it");
+            continue;
+        }
+        let stacks = stacks_of(&finished);
+        for action in &actions {
+            let name = format!("{}_sleep", action["plugin"].as_str().unwrap());
+            let slept = |stack: &Stack| {
+                let sleeps = |f: &Frame| f.symbol.as_ref().is_some_and(|s| s.contains("hrtimer_nanosleep"));
+                stack.has(&name) && stack.kernel.iter().any(sleeps)
+            };
+            let count = sum(&stacks, slept).1;
+            let least = number(action, "sleeps");
+            let most = least + number(action, "preempted");
+            assert!((least..=most).contains(&count), "{way}: {count} of {action}: {stacks:?}");
+        }
+    }
+}
+
+#[test]
 fn what_is_off_the_cpu_at_the_end_is_counted() {
     let mut workload = Burner::for_cpu_seconds("burn", "0.05");
     let pid: u32 = workload.pid().parse().unwrap();
@@ -320,6 +354,7 @@ fn all_forms_agree() {
             assert!(labels.contains_key("tid"), "{labels:?}");
         }
         assert_eq!(of_pprof, stacks);
+        assert!(profile.program.as_ref().is_some_and(|path| path.ends_with("/workload")), "{profile:#?}");
         let drawn = flame_graph(&fs::read_to_string(&svg).unwrap());
         let all = drawn.iter().find(|(name, _)| name == "all").unwrap().1;
         assert_eq!(all, stacks.values().sum::<u64>());

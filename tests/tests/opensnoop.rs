@@ -110,7 +110,7 @@ impl Open {
             tid: event["tid"].as_u64().unwrap(),
             uid: event["uid"].as_u64().unwrap(),
             comm: Bytes(bytes_of(event, "comm")),
-            path: Bytes(bytes_of(event, "path")),
+            path: Bytes(if event["path"].is_null() { Vec::new() } else { bytes_of(event, "path") }),
             path_unreadable: event["path_unreadable"].as_bool().unwrap(),
             full_path: (!event["full_path"].is_null()).then(|| Bytes(bytes_of(event, "full_path"))),
             flags: text("flags").unwrap().split('|').map(String::from).collect(),
@@ -384,8 +384,10 @@ fn paths_that_the_kernel_refuses_are_reported_as_passed() {
     let opens: Vec<Open> = events.iter().map(Open::reported).collect();
     let errors: Vec<&str> = opens.iter().map(|open| open.error.as_deref().unwrap()).collect();
     assert_eq!(errors, ["EFAULT", "ENOENT", "ENAMETOOLONG", "EBADF", "EBADF"]);
-    assert!(opens[0].path_unreadable && opens[0].path.0.is_empty(), "{events:#?}");
-    assert!(!opens[1].path_unreadable && opens[1].path.0.is_empty(), "{events:#?}");
+    assert!(opens[0].path_unreadable && events[0]["path"].is_null(), "{events:#?}");
+    assert_eq!(events[0]["path_error"], "bad_address");
+    assert!(events[1..].iter().all(|event| event["path_error"].is_null()), "{events:#?}");
+    assert!(!opens[1].path_unreadable && events[1]["path"] == "", "{events:#?}");
     // What the kernel would read of it.
     assert!(opens[2].path.0 == [b'x'; 4095], "{} bytes", opens[2].path.0.len());
     for open in &opens[3..] {
@@ -396,7 +398,6 @@ fn paths_that_the_kernel_refuses_are_reported_as_passed() {
 #[test]
 fn flags_and_modes_have_their_names() {
     let dir = Scratch::new();
-    let c_path = |path: &Path| CString::new(path.as_os_str().as_bytes()).unwrap();
     let (path, file) = (c_path(dir.path()), c_path(&dir.path().join("file")));
     let opens = [
         (path.clone(), O_PATH | O_CLOEXEC, 0, None),
@@ -442,6 +443,186 @@ fn full_paths_cross_mounts_and_say_where_they_are_cut() {
     let real = unhex(actions[0]["full_path_hex"].as_str().unwrap());
     assert!(real.ends_with(&[b"/", rest].concat()), "{finished:?}");
     assert!(rest.len() > 100, "{finished:?}");
+}
+
+/// openat2 by this thread; `path` is an address.
+fn openat2_here(dirfd: i32, path: usize, resolve: u64) -> Result<OwnedFd, Errno> {
+    let how = [0u64, 0, resolve];
+    // SAFETY: the kernel checks the path's address, and `how` is as long as is said.
+    let fd = unsafe { libc::syscall(libc::SYS_openat2, dirfd, path, &raw const how, size_of_val(&how)) };
+    let fd = i32::try_from(Errno::result(fd)?).unwrap();
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn c_path(path: &Path) -> CString {
+    CString::new(path.as_os_str().as_bytes()).unwrap()
+}
+
+/// `full_path`, its mark, and the root; and PATH of the table.
+type Shown = (Option<String>, Option<String>, Option<String>, String);
+
+/// What -F shows of each open of a thread that has a working directory and a root of its own.
+fn full_paths(act: impl Fn() + Clone + Send + 'static) -> Vec<Shown> {
+    let own = |act: Box<dyn Fn() + Send>| {
+        move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
+            act();
+        }
+    };
+    let events = traced_here(&["-F"], own(Box::new(act.clone())));
+    let actor = Actor::new(own(Box::new(act)));
+    let tracer = opensnoop(&["-F"]).args([format!("--tid={}", actor.tid)]).text();
+    actor.finish();
+    let table = Table::of(&tracer.stop_text());
+    let text = |event: &Value, key: &str| event[key].as_str().map(String::from);
+    let shown = table.column("PATH").into_iter().map(String::from);
+    assert_eq!(events.len(), table.rows.len());
+    let keys = ["full_path", "full_path_mark", "root"];
+    events
+        .iter()
+        .zip(shown)
+        .map(|(event, shown)| {
+            let [path, mark, root] = keys.map(|key| text(event, key));
+            (path, mark, root, shown)
+        })
+        .collect()
+}
+
+#[test]
+fn full_paths_that_do_not_lead_there_are_marked() {
+    let dir = Scratch::new();
+    let base = dir.path().canonicalize().unwrap();
+    let at = base.clone();
+    let found = full_paths(move || {
+        let (gone, mount) = (at.join("gone"), at.join("mount"));
+        fs::create_dir_all(&gone).unwrap();
+        fs::create_dir_all(&mount).unwrap();
+        nix::unistd::chdir(&gone).unwrap();
+        fs::remove_dir(&gone).unwrap();
+        assert_eq!(open_here(AT_FDCWD, c"x".as_ptr(), 0, 0).unwrap_err(), Errno::ENOENT);
+        let none = None::<&str>;
+        nix::mount::mount(Some("kscope-test"), &mount, Some("tmpfs"), nix::mount::MsFlags::empty(), none)
+            .unwrap();
+        fs::create_dir(mount.join("d")).unwrap();
+        nix::unistd::chdir(&mount.join("d")).unwrap();
+        nix::mount::umount2(&mount, nix::mount::MntFlags::MNT_DETACH).unwrap();
+        open_here(AT_FDCWD, c".".as_ptr(), 0, 0).unwrap();
+        open_here(AT_FDCWD, c"/dev/null".as_ptr(), 0, 0).unwrap();
+    });
+    let some = |text: &str| Some(text.to_string());
+    let gone = format!("{} (deleted)/x", base.join("gone").display());
+    let expected: [Shown; 3] = [
+        (some(&gone), some("deleted"), None, gone),
+        (some("(unreachable)/d/."), some("unreachable"), None, "(unreachable)/d/.".into()),
+        (some("/dev/null"), None, None, "/dev/null".into()),
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn full_paths_begin_at_the_root_that_the_caller_has() {
+    const RESOLVE_IN_ROOT: u64 = 0x10;
+    let dir = Scratch::new();
+    let base = dir.path().canonicalize().unwrap();
+    let jail = base.join("jail");
+    fs::create_dir_all(jail.join("sub")).unwrap();
+    fs::write(jail.join("sub/f"), "").unwrap();
+    let (outside, sub) = (fs::File::open(&base).unwrap(), fs::File::open(jail.join("sub")).unwrap());
+    let fds = [outside.as_raw_fd(), sub.as_raw_fd()];
+    let at = jail.clone();
+    let found = full_paths(move || {
+        let [outside, sub] = fds;
+        for path in [c"/f", c"f"] {
+            openat2_here(sub, path.as_ptr().expose_provenance(), RESOLVE_IN_ROOT).unwrap();
+        }
+        nix::unistd::chdir(&at).unwrap();
+        nix::unistd::chroot(&at).unwrap();
+        for (fd, path) in [(AT_FDCWD, c"sub/f"), (AT_FDCWD, c"/sub/f"), (sub, c"f"), (outside, c"jail/sub/f")]
+        {
+            open_here(fd, path.as_ptr(), 0, 0).unwrap();
+        }
+    });
+    let some = |text: &str| Some(text.to_string());
+    let (jail, sub) = (jail.to_str().unwrap(), format!("{}/sub", jail.display()));
+    let unreachable = format!("(unreachable){jail}/sub/f");
+    let below = |root: &str, path: &str| (some(path), None, some(root), format!("(root {root}){path}"));
+    let mut expected: Vec<Shown> = vec![below(&sub, "/f"); 2];
+    expected.extend(vec![below(jail, "/sub/f"); 3]);
+    expected.push((some(&unreachable), some("unreachable"), None, unreachable));
+    assert_eq!(found, expected);
+}
+
+/// Let seccomp refuse openat2 in this thread, before the kernel reads what it is given.
+fn refuse_openat2() {
+    let code = |parts: u32| u16::try_from(parts).unwrap();
+    let jump = |jt, jf| (code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K), jt, jf, libc::SYS_openat2 as u32);
+    let ret = |k| (code(libc::BPF_RET | libc::BPF_K), 0, 0, k);
+    let program = [
+        (code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS), 0, 0, 0),
+        jump(0, 1),
+        ret(libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        ret(libc::SECCOMP_RET_ALLOW),
+    ];
+    let mut filter = program.map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k });
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the kernel copies the program.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program), 0);
+    }
+}
+
+#[test]
+fn paths_that_nobody_read_are_not_in_memory() {
+    let dir = Scratch::new();
+    let strings = dir.path().join("strings");
+    fs::write(&strings, "/etc/hostname\0").unwrap();
+    let act = move || {
+        let file = fs::File::open(&strings).unwrap();
+        // SAFETY: a new mapping, at an address the kernel chooses.
+        let path = unsafe {
+            libc::mmap(std::ptr::null_mut(), 1, libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd(), 0)
+        };
+        assert_ne!(path, libc::MAP_FAILED);
+        drop(file);
+        refuse_openat2();
+        assert_eq!(openat2_here(AT_FDCWD, path.expose_provenance(), 0).unwrap_err(), Errno::EPERM);
+    };
+    let events = traced_here(&["-x", "-F"], act.clone());
+    assert_eq!(events.len(), 1, "{events:#?}");
+    let expected = [Value::Null, true.into(), "not_in_memory".into(), Value::Null];
+    assert_eq!(
+        ["path", "path_unreadable", "path_error", "full_path"].map(|key| events[0][key].clone()),
+        expected
+    );
+
+    let actor = Actor::new(act);
+    let tracer = opensnoop(&["-x"]).args([format!("--tid={}", actor.tid)]).text();
+    actor.finish();
+    assert_eq!(Table::of(&tracer.stop_text()).column("PATH"), ["<unreadable: not in memory>"]);
+}
+
+#[test]
+fn the_user_whose_rights_decide_is_shown_beside_the_real_one() {
+    let dir = Scratch::new();
+    let secret = c_path(&dir.path().join("secret"));
+    fs::write(dir.path().join("secret"), "").unwrap();
+    fs::set_permissions(dir.path().join("secret"), Permissions::from_mode(0o600)).unwrap();
+    let act = move || {
+        open_here(AT_FDCWD, secret.as_ptr(), 0, 0).unwrap();
+        // SAFETY: the system call, unlike the C library's function, changes this thread alone.
+        unsafe { libc::syscall(libc::SYS_setresuid, -1, Who::NOBODY, -1) };
+        assert_eq!(open_here(AT_FDCWD, secret.as_ptr(), 0, 0).unwrap_err(), Errno::EACCES);
+    };
+    let events = traced_here(&[], act.clone());
+    let ids: Vec<_> = events.iter().map(|event| (event["uid"].as_u64(), event["fsuid"].as_u64())).collect();
+    assert_eq!(ids, [(Some(0), Some(0)), (Some(0), Some(Who::NOBODY.into()))]);
+
+    let actor = Actor::new(act);
+    let tracer = opensnoop(&["-U"]).args([format!("--tid={}", actor.tid)]).text();
+    actor.finish();
+    assert_eq!(Table::of(&tracer.stop_text()).column("UID"), ["0", "0/65534"]);
 }
 
 struct Unmount<'a>(&'a Path);
@@ -603,7 +784,7 @@ fn table_says_what_is_unreadable() {
     let tracer = opensnoop(&["-F"]).args([format!("--tid={}", actor.tid)]).text();
     actor.finish();
     let table = Table::of(&tracer.stop_text());
-    assert_eq!(table.column("PATH"), ["<unreadable>", ""]);
+    assert_eq!(table.column("PATH"), ["<unreadable: bad address>", ""]);
     assert_eq!(table.column("ERR"), ["14", "2"]);
 }
 

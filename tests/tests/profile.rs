@@ -7,14 +7,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use caps::Capability;
 use kscope_tests::burn::{Burner, assert_share, last_cpu, workload_has_symbols};
+use kscope_tests::mounted::Mounted;
 use kscope_tests::process::copy_program;
 use kscope_tests::setting::Setting;
 use kscope_tests::stacks::{Pprof, Stack, flame_graph, folded};
-use kscope_tests::{Ended, Finished, Run, Who, Workload, programs, say_untested};
+use kscope_tests::{Ended, Finished, Run, Who, Workload, programs, say_untested, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -197,7 +199,7 @@ fn frames_without_a_name_say_why() {
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
     let path = copy.to_str().map(String::from);
     let (reason, module) = main_reason(&profile_of_copy(&copy, false, profile(&[])));
-    assert_eq!((reason.as_deref(), &module), (Some("the file has no symbols"), &path));
+    assert_eq!((reason.as_deref(), &module), (Some("no symbol covers it"), &path));
 
     // One that may not look at others.
     let mut enough = vec![Capability::CAP_BPF, Capability::CAP_PERFMON, Capability::CAP_SYS_RESOURCE];
@@ -235,6 +237,112 @@ fn a_deleted_file_has_symbols_or_says_why_not() {
     }
 }
 
+/// A run of the tool over the plugins, both by its JSON; or nothing, where this kernel does not tell that code was
+/// mapped over other code.
+fn plugins(way: &str, noise: &str, options: &[&str]) -> Option<(Profile, Vec<Value>)> {
+    let dir = TempDir::new().unwrap();
+    let args = ["--way", way, "--cpu-seconds", "0.3", "--sleeps", "1", "--noise", noise];
+    let workload =
+        Workload::start(["plugins", "--dir", dir.path().to_str().unwrap()].into_iter().chain(args));
+    let tracer = profile(&["-F", OFTEN, "-p", &workload.pid().to_string()]).args(options).json();
+    let actions = workload.finish();
+    let finished = tracer.stop();
+    let is_told = finished.header["hooks"]["stack_mapping"].to_string().contains("ma_write");
+    if way == "fixed" && !is_told {
+        say_untested("profile, code mapped over code", "this kernel does not tell it");
+        return None;
+    }
+    Some((Profile::of(&finished), actions))
+}
+
+#[test]
+fn a_file_in_the_place_of_another_has_its_own_names() {
+    for way in ["unmap", "smaller", "fixed"] {
+        let Some((profile, actions)) = plugins(way, "0", &[]) else { continue };
+        let counts = ["alpha_burn", "bravo_burn"].map(|name| profile.count(|stack| stack.has(name)));
+        let burnt = [0, 1].map(|n: usize| actions[n]["burnt_ns"].as_u64().unwrap() as f64);
+        let (all, known) = (profile.count(|_| true), counts[0] + counts[1]);
+        println!("{way}: {counts:?} of {all}");
+        assert!(known > 100 && known >= all * 9 / 10, "{way}: {counts:?} of {all}: {:?}", profile.stacks);
+        assert_share(counts[0], all - counts[1], all, burnt[0] / (burnt[0] + burnt[1]));
+    }
+}
+
+#[test]
+fn memory_without_a_file_changes_no_names_and_takes_no_room() {
+    // Each of so many changes would take room for a stack, if it were taken for a change of names.
+    let options = ["--stack-storage-size", "600"];
+    let Some((profile, _)) = plugins("unmap", "1000", &options) else { unreachable!() };
+    let counts = ["alpha_burn", "bravo_burn"].map(|name| profile.count(|stack| stack.has(name)));
+    assert!(counts.iter().all(|count| *count > 50), "{counts:?}: {:?}", profile.stacks);
+    // What looks the same is one, of however many generations.
+    let shown =
+        |stack: &Stack| (stack.comm.clone(), format!("{:?}", stack.user), format!("{:?}", stack.kernel));
+    let mut all: Vec<_> = profile.stacks.iter().map(shown).collect();
+    all.sort();
+    assert!(all.windows(2).all(|pair| pair[0] != pair[1]), "{:?}", profile.stacks);
+}
+
+#[test]
+fn nothing_is_held_of_what_has_ended() {
+    const CONTAINERS: usize = 40;
+    let tracer = profile(&["-F", OFTEN]).json();
+    let fds = |pid: u32| fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let mut least = usize::MAX;
+    let mut pids = Vec::new();
+    for n in 0..CONTAINERS {
+        let mount = Mounted::tmpfs();
+        let copy = mount.path().join("workload");
+        copy_program(&programs::workload(), &copy);
+        let args = ["burn", "--cpu-seconds", "0.02", "--cpu", &last_cpu()];
+        let mut burner = Burner::of(Workload::start_program(&copy, args));
+        pids.push((burner.pid(), copy.to_str().map(String::from)));
+        burner.go();
+        burner.finish();
+        mount.unmount();
+        if n == 0 {
+            least = fds(tracer.pid());
+        }
+    }
+    // Others come and go, too.
+    wait_until("descriptors to be closed", || (fds(tracer.pid()) <= least + 20).then_some(()));
+    let profile = Profile::of(&tracer.stop());
+    let mut named = 0;
+    for (pid, copy) in &pids {
+        let stacks = profile.stacks.iter().filter(|stack| stack.pid.to_string() == *pid);
+        let frames: Vec<_> = stacks.flat_map(|stack| &stack.user).filter(|f| f.module == *copy).collect();
+        named += usize::from(frames.iter().any(|frame| frame.symbol.as_deref() == Some("burn_seventy")));
+        let without = frames.iter().filter(|frame| frame.symbol.is_none());
+        assert!(without.clone().count() == 0 || !workload_has_symbols(), "{:?}", without.collect::<Vec<_>>());
+    }
+    assert!(named >= CONTAINERS * 9 / 10 || !workload_has_symbols(), "{named} of {CONTAINERS} have names");
+}
+
+#[test]
+fn a_stack_that_is_cut_is_marked_in_all_forms() {
+    let dir = TempDir::new().unwrap();
+    let [svg, pprof] = ["flames.svg", "profile.pb.gz"].map(|name| dir.path().join(name));
+    let files = ["--svg", svg.to_str().unwrap(), "--pprof", pprof.to_str().unwrap()];
+    let mut texts = Vec::new();
+    for form in ["--folded", "--annotations"] {
+        let mut workload = Burner::for_cpu_seconds("burn", "0.2");
+        let run = profile(&["-F", OFTEN, "-U", "-p", &workload.pid(), "--perf-max-stack-depth", "2", form]);
+        let tracer = if form == "--folded" { run.args(files).text() } else { run.text() };
+        workload.go();
+        workload.wait();
+        texts.push(tracer.stop_text());
+    }
+    let stacks = folded(texts[0].stdout());
+    let cut: u64 =
+        stacks.iter().filter(|(stack, _)| stack.starts_with("workload;[cut];")).map(|(_, n)| n).sum();
+    assert!(cut > 20 && cut >= stacks.values().sum::<u64>() * 9 / 10, "{stacks:?}");
+    let of_pprof = Pprof::read(&pprof).folded(0).into_iter().map(|(stack, count)| (stack, count as u64));
+    assert_eq!(of_pprof.collect::<BTreeMap<_, _>>(), stacks);
+    let drawn = flame_graph(&fs::read_to_string(&svg).unwrap());
+    assert!(drawn.contains(&("[cut]".into(), cut)), "{drawn:?}");
+    assert!(texts[1].stdout().contains("\n    [cut]\n    -                workload ("), "{:?}", texts[1]);
+}
+
 #[test]
 fn code_made_at_run_time_is_named_by_a_perf_map() {
     const NAME: &str = "made;by hand\u{1b}[2J";
@@ -259,6 +367,26 @@ fn code_made_at_run_time_is_named_by_a_perf_map() {
         // The rest is of the clock that is read after each call.
         assert!(inside > all / 2 && all > 20, "{inside} of {all}: {:?}", profile.stacks);
     }
+}
+
+#[test]
+fn a_perf_map_that_is_written_at_the_end_counts() {
+    let args = ["jit", "--cpu-seconds", "0.2", "--named-last", "the newest name"];
+    let mut workload = match Workload::try_start(args) {
+        Ok(workload) => Burner::of(workload),
+        Err(refused) => return say_untested("profile, a map at the end", &refused.to_string()),
+    };
+    let map = PathBuf::from(format!("/tmp/perf-{}.map", workload.pid()));
+    let tracer = profile(&["-F", OFTEN, "-p", &workload.pid()]).json();
+    workload.go();
+    workload.finish();
+    assert!(map.exists());
+    let profile = Profile::of(&tracer.stop());
+    fs::remove_file(&map).unwrap();
+    let named = |name: &str| profile.count(|stack| stack.user[0].symbol.as_deref() == Some(name));
+    let all = profile.count(|_| true);
+    assert!(named("the newest name") > all / 2 && all > 20, "{all}: {:?}", profile.stacks);
+    assert_eq!(named("an older name"), 0);
 }
 
 #[test]
@@ -292,6 +420,7 @@ fn all_forms_agree() {
         let of_pprof: BTreeMap<String, u64> =
             profile.folded(0).into_iter().map(|(stack, count)| (stack, count as u64)).collect();
         assert_eq!(of_pprof, stacks);
+        assert!(profile.program.as_ref().is_some_and(|path| path.ends_with("/workload")), "{profile:#?}");
         let nanoseconds = profile.folded(1).into_iter().map(|(stack, ns)| (stack, ns as u64 / 1_001_001));
         assert_eq!(nanoseconds.collect::<BTreeMap<_, _>>(), stacks);
         assert!(profile.samples.iter().all(|(_, _, labels)| labels["pid"] == pid), "{profile:#?}");

@@ -319,7 +319,7 @@ fn tables_say_whose_waits_they_are() {
     let (time, rest) = namespaces.split_once('\n').unwrap();
     assert!(time.len() == 8 && time.split(':').count() == 3, "{namespaces}");
     assert!(rest.starts_with(&format!("pidns = {ns}\n")), "{namespaces}");
-    let nothing = runqlat(&["-P", "--tid", "2147483647", "0.01", "1"]).output();
+    let nothing = runqlat(&["-P", "--comm", "no-such-name", "0.01", "1"]).output();
     assert_eq!(nothing.stdout(), "no waits for a CPU\n");
 }
 

@@ -10,7 +10,7 @@ use kscope_tests::cgroup::Cgroup;
 use kscope_tests::table::Table;
 use kscope_tests::{Finished, Run, Workload, metrics, now, say_untested};
 use nix::errno::Errno;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The workload's ways that have come to their result when it has done them.
 const WAYS: [&str; 16] = [
@@ -279,7 +279,7 @@ fn forms_of_the_table() {
         workload.finish();
         Table::of(&tracer.stop_text())
     };
-    const TITLES: [&str; 8] = ["PID", "COMM", "IP", "SADDR", "DADDR", "DPORT", "MS", "RESULT"];
+    const TITLES: [&str; 9] = ["PID", "COMM", "IP", "SADDR", "DADDR", "DPORT", "MS", "RESULT", "ASKED"];
     let plain = table(&[]);
     assert_eq!(plain.titles, TITLES);
     assert_eq!(plain.column("RESULT"), ["connected", "ECONNREFUSED", "ENETUNREACH"]);
@@ -287,10 +287,121 @@ fn forms_of_the_table() {
     assert_eq!(plain.column("DADDR"), ["127.0.0.1", "::1", "255.255.255.255"]);
     assert_eq!(plain.column("SADDR"), ["127.0.0.1", "::1", "-"]);
     let full = table(&["-t", "-U", "-s"]);
-    let titles = ["TIME", "UID", "PID", "COMM", "IP", "SADDR", "SPORT", "DADDR", "DPORT", "MS", "RESULT"];
+    let titles =
+        ["TIME", "UID", "PID", "COMM", "IP", "SADDR", "SPORT", "DADDR", "DPORT", "MS", "RESULT", "ASKED"];
     assert_eq!(full.titles, titles);
     assert_eq!(full.column("UID"), ["0"; 3]);
     assert!(full.column("SPORT")[0].parse::<u16>().is_ok());
+}
+
+/// The inode of a process' network namespace.
+fn netns(pid: u32) -> u64 {
+    let path = format!("/proc/{pid}/ns/net");
+    std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap())
+}
+
+#[test]
+fn fast_open_is_measured_from_the_first_packet() {
+    // The first has no cookie yet; those after it pause between connect() and the first data, as programs do.
+    let ways = ["--netns", "true", "fastopen", "fastopen", "fastopen-sendto", "fastopen"];
+    let workload = start(&ways);
+    let pid = workload.pid();
+    let tracer = tcpconnect(&[]).json();
+    let actions = workload.finish();
+    let finished = tracer.stop();
+    finished.check();
+    let events = finished.events_of(pid);
+    assert_same(&events, &actions.iter().collect::<Vec<_>>());
+    for (event, action) in events.iter().zip(&actions).skip(1) {
+        let latency_ns = event["latency_us"].as_f64().unwrap() * 1e3;
+        assert!(latency_ns <= action["longest_ns"].as_f64().unwrap(), "{event} {action}");
+    }
+}
+
+#[test]
+fn mptcp_is_traced() {
+    let ways = ["mptcp", "mptcp-unreachable", "mptcp"];
+    let workload = match Workload::try_start(["tcp-connect"].iter().chain(&ways)) {
+        Ok(workload) => workload,
+        Err(refused) => return say_untested("tcpconnect of MPTCP", &refused.to_string()),
+    };
+    let finished = traced(tcpconnect(&[]), workload, |_| true);
+    let tokens: Vec<Value> = finished.events().filter(|event| event["result"] == "connected").collect();
+    assert!(tokens.iter().any(|event| !event["mptcp_token"].is_null()), "{tokens:#?}");
+}
+
+#[test]
+fn what_was_asked_for_is_told_beside_what_the_kernel_made_of_it() {
+    let workload = start(&["v4", "any"]);
+    let pid = workload.pid();
+    let tracer = tcpconnect(&[]).json();
+    workload.finish();
+    let finished = tracer.stop();
+    finished.check();
+    let seen: Vec<Value> = finished.events_of(pid);
+    let asked: Vec<_> = seen.iter().map(|event| (&event["asked_address"], &event["asked_port"])).collect();
+    // 0.0.0.0 is the host itself.
+    assert_eq!(
+        asked,
+        [(&Value::Null, &Value::Null), (&json!("0.0.0.0"), &seen[1]["remote_port"])],
+        "{seen:#?}"
+    );
+    assert_eq!(seen[1]["remote_address"], "127.0.0.1");
+}
+
+#[test]
+fn namespaces_and_scopes_tell_the_same_addresses_apart() {
+    let here = start(&["v4"]);
+    let there = start(&["--netns", "true", "v4", "link-local"]);
+    let pids = [here.pid(), there.pid()];
+    let tracer = tcpconnect(&["--print-netns"]).json();
+    let expected = pids.map(netns);
+    assert_ne!(expected[0], expected[1]);
+    here.finish();
+    there.finish();
+    let finished = tracer.stop();
+    finished.check();
+    for (pid, netns) in pids.into_iter().zip(expected) {
+        let events = finished.events_of(pid);
+        assert!(!events.is_empty() && events.iter().all(|event| event["netns"] == netns), "{events:#?}");
+        assert!(events.iter().all(|event| (event["scope"] == 1) == (event["remote_address"] == "fe80::1")));
+    }
+    assert!(finished.events_of(pids[1]).iter().any(|event| event["scope"] == 1), "{finished:?}");
+    let there = start(&["--netns", "true", "link-local"]);
+    let tracer = tcpconnect(&["--print-netns"]).args([format!("--pid={}", there.pid())]).text();
+    let netns = netns(there.pid()).to_string();
+    there.finish();
+    let table = Table::of(&tracer.stop_text());
+    assert_eq!(table.column("DADDR"), ["fe80::1%1"]);
+    assert_eq!(table.column("NETNS"), [netns]);
+}
+
+#[test]
+fn each_interval_counts_for_itself() {
+    // More pairs of ends than are counted at a time.
+    const SCANNED: u32 = 10_000;
+    let pid = std::process::id().to_string();
+    let mut tracer = tcpconnect(&["-c", "--pid", &pid, "1"]).json();
+    let connect = |host: u32, port: u16| {
+        let address = std::net::Ipv4Addr::from_bits(u32::from_be_bytes([127, 0, 0, 0]) + host);
+        std::net::TcpStream::connect((address, port)).unwrap_err();
+    };
+    for part in 0..2 {
+        (1..=SCANNED).for_each(|n| connect(part * SCANNED + n, 9));
+        // What is counted last may be a row of the next interval.
+        let last = part * SCANNED + SCANNED;
+        let last = std::net::Ipv4Addr::from_bits(u32::from_be_bytes([127, 0, 0, 0]) + last).to_string();
+        tracer.wait_for(|row| row["remote_address"] == last.as_str());
+    }
+    (0..200).for_each(|_| connect(0x0063_6363, 5432));
+    tracer.wait_for(|row| row["remote_address"] == "127.99.99.99");
+    let finished = tracer.stop();
+    finished.check();
+    let ours: Vec<Value> = finished.events().filter(|row| row["remote_port"] == 5432).collect();
+    let failed: u64 = ours.iter().map(|row| row["failed"].as_u64().unwrap()).sum();
+    assert_eq!(failed, 200, "{ours:#?}");
+    let scanned = finished.events().filter(|row| row["remote_port"] == 9).count();
+    assert_eq!((scanned as u32, finished.count("lost")), (2 * SCANNED, 0), "{finished:?}");
 }
 
 #[test]

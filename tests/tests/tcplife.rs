@@ -206,6 +206,30 @@ fn connects_that_fail_are_no_connections() {
 }
 
 #[test]
+fn connections_without_a_descriptor_belong_to_whose_ring_it_is() {
+    const RING_WAYS: [&str; 4] = ["uring-close", "uring-close-async", "uring-shutdown", "uring-end"];
+    for filtered in [false, true] {
+        let workload = match Workload::try_start(["tcp-life"].iter().chain(&RING_WAYS)) {
+            Ok(workload) => workload,
+            Err(refused) => return say_untested("tcplife of io_uring", &refused.to_string()),
+        };
+        let args = if filtered { &["--comm", "tcp-server"][..] } else { &[] };
+        traced(tcplife(args), workload, |action| !filtered || action["side"] == "accepted");
+    }
+}
+
+#[test]
+fn mptcp_connections_have_their_owner() {
+    let workload = match Workload::try_start(["tcp-life", "mptcp", "v4"]) {
+        Ok(workload) => workload,
+        Err(refused) => return say_untested("tcplife of MPTCP", &refused.to_string()),
+    };
+    let (_, events) = traced(tcplife(&[]), workload, |_| true);
+    let tokens = events.iter().filter(|event| !event["mptcp_token"].is_null()).count();
+    assert_eq!(tokens, 2, "{events:#?}");
+}
+
+#[test]
 fn filter_by_process() {
     let workload = Workload::start(["tcp-life"].iter().chain(&WAYS));
     let pid = workload.pid();
@@ -279,6 +303,36 @@ fn what_finds_no_room_is_counted() {
     let ports = ports(&actions);
     let ours: Vec<Value> = finished.events().filter(|event| ports.contains(&ports_of(event))).collect();
     assert_eq!(ours.len(), actions.len(), "{finished:?}");
+}
+
+#[test]
+fn what_a_filter_may_want_and_finds_no_room_is_lost() {
+    // More than there is room for, and each still held by its owner when the other side resets it.
+    const HELD: usize = 1300;
+    let limit = libc::rlimit { rlim_cur: 4096, rlim_max: 4096 };
+    // SAFETY: the limit is what the call takes.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+    let pid = std::process::id().to_string();
+    let tracer = tcplife(&["--pid", &pid, "--connections", "1"]).json();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = u64::from(listener.local_addr().unwrap().port());
+    let mut held = Vec::new();
+    for _ in 0..HELD {
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        held.push(listener.accept().unwrap().0);
+        setsockopt(&client, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
+    }
+    held.iter_mut().for_each(|accepted| drop(accepted.read(&mut [0])));
+    drop(held);
+    let finished = tracer.stop();
+    finished.check();
+    let ours = finished.events().filter(|event| event["local_port"] == port).count();
+    let lost = finished.footer["lost_by_cause"]["map_full"].as_u64().unwrap();
+    assert!(lost > 0 && ours > 0, "{finished:?}");
+    // Others on this host may have lost some too.
+    assert!(ours as u64 + lost >= HELD as u64, "{ours} and {lost}");
+    let [generated, events] = ["generated", "events"].map(|key| finished.count(key));
+    assert_eq!(generated, events + finished.count("lost"), "{finished:?}");
 }
 
 #[test]

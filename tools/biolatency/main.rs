@@ -6,10 +6,10 @@ use std::mem::MaybeUninit;
 
 use clap::Parser;
 use kscope::Error;
-use kscope::Hooks;
 use kscope::Kernel;
 use kscope::Session;
 use kscope::Trace;
+use kscope::block;
 use kscope::block::FlagNames;
 use kscope::block::Layout;
 use kscope::block::Needs;
@@ -50,7 +50,7 @@ kscope::tool!(Biolatency);
 #[derive(Parser, Debug)]
 #[command(mut_arg("timestamps", |a| a.short('T').alias("timestamp")))]
 struct Biolatency {
-    /// Measure from the insertion into the queue, rather than from the issue to the device
+    /// Measure from the submission, and so with the time in the queue, rather than from the issue to the device
     #[arg(short = 'Q', long)]
     queued: bool,
     /// Print a histogram for each disk
@@ -83,7 +83,8 @@ struct Latency {
     interval_s: f64,
     disk: Option<String>,
     flags: Option<String>,
-    is_bio: bool,
+    layer: u32,
+    titled: bool,
     queued: bool,
     unit: Unit,
     hist: Hist,
@@ -102,15 +103,10 @@ impl Row for Latency {
         Field::new("interval_s", Kind::Float, "The interval's length in seconds", |r: &Self| {
             Value::Float(r.interval_s, 3)
         }),
-        Field::new("from", Kind::Text, "What the time begins with: issue, or insertion (-Q)", |r: &Self| {
+        Field::new("from", Kind::Text, "What the time begins with: issue, or submission (-Q)", |r: &Self| {
             Value::Text(from(r.queued))
         }),
-        Field::new(
-            "layer",
-            Kind::Text,
-            "request; or bio, of devices that make no requests (dm, md, zram)",
-            |r: &Self| Value::Text(layer(r.is_bio)),
-        ),
+        Field::new("layer", Kind::Text, block::LAYERS, |r: &Self| Value::Text(layer(r.layer))),
         Field::new("disk", Kind::Text, "With -D: the disk", |r: &Self| {
             r.disk.as_deref().map_or(Value::Null, Value::Text)
         })
@@ -131,11 +127,14 @@ impl Row for Latency {
 }
 
 fn from(queued: bool) -> &'static str {
-    if queued { "insertion" } else { "issue" }
+    if queued { "submission" } else { "issue" }
 }
 
-fn layer(is_bio: bool) -> &'static str {
-    if is_bio { "bio" } else { "request" }
+/// By `enum biolatency_layer` of biolatency.h.
+const LAYERS: [&str; 3] = ["request", "stacked", "bio"];
+
+fn layer(layer: u32) -> &'static str {
+    LAYERS.get(layer as usize).copied().unwrap_or_default()
 }
 
 impl Trace for Biolatency {
@@ -152,23 +151,22 @@ impl Trace for Biolatency {
 
     fn run(self) -> anyhow::Result<()> {
         let unit = if self.milliseconds { hist::MILLISECONDS } else { hist::MICROSECONDS };
-        let cgroup = self.cgroup.find()?;
+        let cgroups = self.cgroup.give()?;
         let exporter = self.metrics.open(Self::NAME)?;
         let mut storage = MaybeUninit::uninit();
         let mut open = session::open(BiolatencySkelBuilder::default(), &mut storage, &self.common)?;
         let kernel = Kernel::new()?;
-        if cgroup.is_some() && !kernel.has_member("bio", "bi_blkg") {
+        if cgroups > 0 && !kernel.has_member("bio", "bi_blkg") {
             Err(Error::Usage("this kernel does not know the cgroup of an I/O (CONFIG_BLK_CGROUP)".into()))?;
         }
-        let needs = Needs::of(self.disk.as_ref());
-        let unwanted = self.unwanted_hooks(needs);
+        let needs = Needs::of(self.disk.as_ref(), self.queued);
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
-            rodata.follow_bios = !unwanted.contains(&"bio_queue");
+            rodata.follow_bios = needs.bios;
             rodata.unit_ns = unit.ns;
             rodata.per_disk = self.per_disk;
             rodata.per_flags = self.per_flags;
-            rodata.from_insertion = self.queued;
-            rodata.cgroup = cgroup.map_or(0, |cgroup| cgroup.id);
+            rodata.from_submission = self.queued;
+            rodata.cgroups = cgroups;
             kscope::set_block!(rodata, &Layout::of(&kernel), &self.disk);
         }
         // What no hook that is wanted fills takes no memory.
@@ -176,13 +174,17 @@ impl Trace for Biolatency {
         needs.size_maps(object)?;
         for (map, is_filled) in [
             ("hists", self.per_disk || self.per_flags),
-            ("request_starts", ["issue", "insert"].iter().any(|hook| !unwanted.contains(hook))),
+            ("issued", needs.issue && !self.queued),
+            ("submitted", self.queued),
         ] {
             if !is_filled {
                 session::set_max_entries(object, map, 1)?;
             }
         }
-        let taken = Hooks::new().without(&unwanted).choose(object, &kernel)?;
+        let others: &[&str] = if self.queued { &["issue"] } else { &["throttle"] };
+        let (hooks, note) = needs.hooks(self.disk.as_ref(), &kernel, others);
+        let mut taken = hooks.choose(object, &kernel)?;
+        taken.notes.extend(note);
         let flag_names = FlagNames::new(&kernel);
         drop(kernel);
         let skeleton = session::load(open)?;
@@ -195,10 +197,10 @@ impl Trace for Biolatency {
         session.intervals(&self.interval, |out| {
             let now = snapshot(&skeleton, self.per_disk || self.per_flags)?;
             out.export(|to| {
-                for ((dev, flags, is_bio), hist) in &now {
+                for ((dev, flags, layer_of), hist) in &now {
                     let disk = self.per_disk.then(|| disks.name(*dev));
                     let flags = self.per_flags.then(|| flag_names.text(*flags));
-                    let (from, layer) = (from(self.queued), layer(*is_bio));
+                    let (from, layer) = (from(self.queued), layer(*layer_of));
                     let mut labels: Vec<Label<'_>> = vec![("from", &from), ("layer", &layer)];
                     labels.extend(disk.as_ref().map(|disk| ("disk", disk as _)));
                     labels.extend(flags.as_ref().map(|flags| ("flags", flags as _)));
@@ -211,9 +213,12 @@ impl Trace for Biolatency {
             let (interval_s, added) = intervals.next(now);
             out.interval_time()?;
             let mut printed = false;
-            for ((dev, flags, is_bio), hist) in added {
-                // One that is empty tells something only where it is the only one.
-                if hist.count() == 0 && (self.per_disk || self.per_flags || *is_bio) {
+            let none = added.iter().all(|(_, hist)| hist.count() == 0);
+            for ((dev, flags, layer_of), hist) in added {
+                // One that is empty tells something only where it is the only one that there may be.
+                let is_first = !self.per_disk && !self.per_flags && *layer_of == 0;
+                let tells = is_first && (none || self.disk.is_none());
+                if hist.count() == 0 && !tells {
                     continue;
                 }
                 printed = true;
@@ -222,7 +227,9 @@ impl Trace for Biolatency {
                     interval_s,
                     disk: self.per_disk.then(|| disks.name(*dev)),
                     flags: self.per_flags.then(|| flag_names.text(*flags)),
-                    is_bio: *is_bio,
+                    layer: *layer_of,
+                    // Which disk it is says that too.
+                    titled: !self.per_disk && self.disk.is_none(),
                     queued: self.queued,
                     unit,
                     hist,
@@ -238,17 +245,7 @@ impl Trace for Biolatency {
     }
 }
 
-impl Biolatency {
-    /// Each hook costs something at each I/O: leave those out that no disk needs. I/O of a disk that comes later
-    /// and needs them is counted as dropped.
-    fn unwanted_hooks(&self, needs: Needs) -> Vec<&'static str> {
-        let mut unwanted = needs.unwanted(self.disk.as_ref());
-        unwanted.push(if self.queued { "issue" } else { "insert" });
-        unwanted
-    }
-}
-
-type Snapshot = BTreeMap<(u32, u32, bool), Hist>;
+type Snapshot = BTreeMap<(u32, u32, u32), Hist>;
 
 fn snapshot(skeleton: &BiolatencySkel<'_>, keyed: bool) -> anyhow::Result<Snapshot> {
     let hist = |hist: &KernelHist| Hist::new(&hist.slots, hist.sum_ns);
@@ -256,11 +253,11 @@ fn snapshot(skeleton: &BiolatencySkel<'_>, keyed: bool) -> anyhow::Result<Snapsh
         let entries = maps::entries::<Key, KernelHist>(&skeleton.maps.hists)?;
         return Ok(entries
             .iter()
-            .map(|(key, value)| ((key.dev, key.cmd_flags, key.is_bio != 0), hist(value)))
+            .map(|(key, value)| ((key.dev, key.cmd_flags, key.layer), hist(value)))
             .collect());
     }
     let total = skeleton.maps.bss_data.as_deref().map(|bss| bss.total).unwrap_or_default();
-    Ok(total.iter().zip([false, true]).map(|(value, is_bio)| ((0, 0, is_bio), hist(value))).collect())
+    Ok(total.iter().zip(0..).map(|(value, layer)| ((0, 0, layer), hist(value))).collect())
 }
 
 fn print(out: &mut Out, latency: &Latency) -> Result<(), Error> {
@@ -270,8 +267,12 @@ fn print(out: &mut Out, latency: &Latency) -> Result<(), Error> {
     let mut title: Vec<String> = Vec::new();
     title.extend(latency.disk.as_ref().map(|disk| format!("disk = {disk}")));
     title.extend(latency.flags.as_ref().map(|flags| format!("flags = {flags}")));
-    if latency.is_bio {
-        title.push("devices without requests (dm, md, zram), by bio".into());
+    match layer(latency.layer) {
+        "bio" => title.push("devices without requests (dm, md, zram), by bio".into()),
+        "stacked" if latency.titled => {
+            title.push("devices on top of files or other disks (loop, dm-multipath)".into())
+        }
+        _ => (),
     }
     if !title.is_empty() {
         out.text(&title.join("  "))?;

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use clap::Parser;
 use kscope::Columns;
-use kscope::Hooks;
 use kscope::Kernel;
 use kscope::Session;
 use kscope::Trace;
@@ -72,6 +71,7 @@ struct Io {
     time: Wall,
     record: Record,
     disk: String,
+    layer: &'static str,
     flags: String,
     cgroup: Vec<u8>,
 }
@@ -130,14 +130,9 @@ impl Row for Io {
             r.known(Value::Uint(r.record.tid.into()))
         })
         .nullable(),
-        Field::cgroup(|r: &Self| r.known(Value::Bytes(&r.cgroup))).nullable(),
+        Field::cgroup(|r: &Self| Value::known(&r.cgroup)),
         Field::new("disk", Kind::Text, "Disk", |r: &Self| Value::Text(&r.disk)).column("DISK", 8),
-        Field::new(
-            "layer",
-            Kind::Text,
-            "request; or bio, of devices that make no requests (dm, md, zram)",
-            |r: &Self| Value::Text(if r.record.is_bio != 0 { "bio" } else { "request" }),
-        ),
+        Field::new("layer", Kind::Text, block::LAYERS, |r: &Self| Value::Text(r.layer)),
         Field::new("sector", Kind::Uint, "Where on the disk it begins, in units of 512 bytes", |r: &Self| {
             Value::Uint(r.record.sector)
         })
@@ -222,22 +217,23 @@ impl Trace for Biosnoop {
         let mut open = session::open(BiosnoopSkelBuilder::default(), &mut storage, &self.common)?;
         let kernel = Kernel::new()?;
         let json = self.common.json;
-        let needs = Needs::of(self.disk.as_ref());
+        let queued = json || self.queued;
+        let needs = Needs::of(self.disk.as_ref(), queued);
+        let layout = Layout::of(&kernel);
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
             kscope::set_filter!(rodata, &self.filter);
-            kscope::set_block!(rodata, &Layout::of(&kernel), &self.disk);
+            kscope::set_block!(rodata, &layout, &self.disk);
             rodata.min_ns = self.min.map_or(0, |min| u64::try_from(min.as_nanos()).unwrap_or(u64::MAX));
-            rodata.want_queue_time = json || self.queued;
-            rodata.take_submit_time = (json || self.queued) && needs.start;
+            rodata.want_queue_time = queued;
             rodata.want_uid = json || self.print_uid;
             rodata.want_cgroup = json || self.cgroup.print_cgroup;
             rodata.follow_bios = needs.bios;
         }
         needs.size_maps(open.open_object_mut())?;
         session::set_buffer(open.open_object_mut(), &self.buffer)?;
-        let taken = Hooks::new()
-            .without(&needs.unwanted(self.disk.as_ref()))
-            .choose(open.open_object_mut(), &kernel)?;
+        let (hooks, note) = needs.hooks(self.disk.as_ref(), &kernel, &[]);
+        let mut taken = hooks.choose(open.open_object_mut(), &kernel)?;
+        taken.notes.extend(note);
         let flag_names = FlagNames::new(&kernel);
         drop(kernel);
         let skeleton = session::load(open)?;
@@ -246,12 +242,13 @@ impl Trace for Biosnoop {
         let columns = self.columns();
         session.out().header(&columns)?;
         let mut disks = Disks::default();
-        let mut cgroups = names::Cgroups::default();
+        let mut cgroups = names::Cgroups::of(skeleton.object())?;
         session.stream(&skeleton.maps.events, |bytes, out| {
             let (record, _) = kscope::record::<Record>(bytes)?;
             let io = Io {
                 time: out.clock().wall(record.time_ns),
                 disk: disks.name(record.dev),
+                layer: layout.layer(record.dev, record.is_bio != 0),
                 flags: flag_names.text(record.cmd_flags),
                 cgroup: cgroups.path(record.cgroup),
                 record,

@@ -14,6 +14,7 @@ static __always_inline void block_io_ended(struct block_io *io)
 		.tgid = io->by.tgid,
 		.dev = io->dev,
 		.op = io->cmd_flags & REQ_OP_MASK,
+		.is_bio = io->is_bio,
 	};
 	struct biotop_value first = {};
 	struct biotop_value *value;

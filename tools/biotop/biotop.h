@@ -6,7 +6,7 @@ struct biotop_key {
 	__u32 tgid; /* 0: who submitted it is not known */
 	__u32 dev;
 	__u32 op;
-	__u32 pad;
+	__u32 is_bio; /* of a device that makes no requests */
 };
 
 _Static_assert(sizeof(struct biotop_key) == 16, "size of biotop_key");

@@ -8,11 +8,11 @@ use std::time::Instant;
 use clap::Parser;
 use clap::ValueEnum;
 use kscope::Columns;
-use kscope::Hooks;
 use kscope::Kernel;
 use kscope::Screen;
 use kscope::Session;
 use kscope::Trace;
+use kscope::block;
 use kscope::block::FlagNames;
 use kscope::block::Layout;
 use kscope::block::Needs;
@@ -96,6 +96,7 @@ struct Usage {
     key: Key,
     counts: Counts,
     disk: String,
+    layer: &'static str,
     op: String,
 }
 
@@ -147,6 +148,7 @@ impl Row for Usage {
         .nullable()
         .column("COMM", 17),
         Field::new("disk", Kind::Text, "Disk", |r: &Self| Value::Text(&r.disk)).column("DISK", 9),
+        Field::new("layer", Kind::Text, block::LAYERS, |r: &Self| Value::Text(r.layer)),
         Field::new("op", Kind::Text, "The operation, as the kernel names it", |r: &Self| Value::Text(&r.op))
             .column("OP", 9),
         Field::new("ios", Kind::Uint, "I/Os that ended in the interval", |r: &Self| {
@@ -193,14 +195,15 @@ impl Trace for Biotop {
         let mut storage = MaybeUninit::uninit();
         let mut open = session::open(BiotopSkelBuilder::default(), &mut storage, &self.common)?;
         let kernel = Kernel::new()?;
-        let needs = Needs::of(self.disk.as_ref());
+        let needs = Needs::of(self.disk.as_ref(), false);
+        let layout = Layout::of(&kernel);
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
             kscope::set_filter!(rodata, &self.filter);
-            kscope::set_block!(rodata, &Layout::of(&kernel), &self.disk);
+            kscope::set_block!(rodata, &layout, &self.disk);
             rodata.follow_bios = needs.bios;
         }
         needs.size_maps(open.open_object_mut())?;
-        let hooks = Hooks::new().without(&needs.unwanted(self.disk.as_ref()));
+        let (hooks, _) = needs.hooks(self.disk.as_ref(), &kernel, &[]);
         let taken = hooks.choose(open.open_object_mut(), &kernel)?;
         let flag_names = FlagNames::new(&kernel);
         drop(kernel);
@@ -221,7 +224,8 @@ impl Trace for Biotop {
             let time = Wall::now();
             let usage = |(key, counts): (Key, Counts)| {
                 let (disk, op) = (disks.name(key.dev), flag_names.op(key.op));
-                Usage { time, interval_s, key, counts, disk, op }
+                let layer = layout.layer(key.dev, key.is_bio != 0);
+                Usage { time, interval_s, key, counts, disk, layer, op }
             };
             let mut rows: Vec<Usage> = counted.into_iter().map(usage).collect();
             out.export(|to| rows.iter().for_each(|row| row.export(to)));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #include "kscope.bpf.h"
+#include "cgroup_names.bpf.h"
 #include "events.bpf.h"
 #include "filter.bpf.h"
 #include "stack.bpf.h"

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use kscope::Columns;
 use kscope::Hooks;
 use kscope::Kernel;
+use kscope::Out;
 use kscope::Session;
 use kscope::Trace;
 use kscope::cli::Buffer;
@@ -103,6 +104,7 @@ struct Check {
     cgroup: Vec<u8>,
     kernel: Option<EventFrames>,
     user: Option<EventFrames>,
+    truncated: Option<bool>,
 }
 
 impl Check {
@@ -162,7 +164,7 @@ impl Row for Check {
         Field::new("cred_uid", Kind::Uint, "User id in the credentials that were checked", |r: &Self| {
             Value::Uint(r.record.cred_uid.into())
         }),
-        Field::cgroup(|r: &Self| Value::Bytes(&r.cgroup)),
+        Field::cgroup(|r: &Self| Value::known(&r.cgroup)),
         Field::new("verdict", Kind::Text, "granted or refused", |r: &Self| Value::Text(r.verdict()))
             .column("VERDICT", 0),
         Field::new(
@@ -175,6 +177,13 @@ impl Row for Check {
         Field::new("user_stack", Kind::Array, "With -U: the user's frames, innermost first", |r: &Self| {
             r.user.as_ref().map_or(Value::Null, EventFrames::user)
         })
+        .nullable(),
+        Field::new(
+            "truncated",
+            Kind::Bool,
+            "With -K or -U: whether a stack is as deep as the limit, and may go on",
+            |r: &Self| r.truncated.map_or(Value::Null, Value::Bool),
+        )
         .nullable(),
     ];
 }
@@ -224,7 +233,7 @@ impl Trace for Capable {
         }
         // A tracepoint does not tell the options of a check, and who asked tells them only where the kernel shows
         // its addresses; -x takes the surest way.
-        let hooks = Hooks::new();
+        let hooks = stacks.hooks(Hooks::new());
         let untold = callers.is_empty();
         let hooks = if self.extra || untold {
             hooks.prefer("check", "fexit").prefer("check", "kprobe")
@@ -244,12 +253,14 @@ impl Trace for Capable {
         let skeleton = session::load(open)?;
         let keep: &[_] = if self.stacks.any() { &symbols::CAPABILITIES } else { &[] };
         let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, keep)?;
-        let stacks = self.stacks.any().then(|| Stacks::start(&stacks, stack::Taken::InHook)).transpose()?;
+        let slots = stack_slots(&skeleton.maps.stack_slots)?;
+        let stacks =
+            self.stacks.any().then(|| Stacks::start(&stacks, stack::Taken::InHook, slots)).transpose()?;
 
         let columns = self.columns();
         session.out().header(&columns)?;
-        let mut cgroups = names::Cgroups::default();
-        session.stream(&skeleton.maps.events, |bytes, out| {
+        let mut cgroups = names::Cgroups::of(skeleton.object())?;
+        let on_record = |bytes: &[u8], out: &mut Out| {
             if let Some(stacks) = stacks.as_ref().filter(|_| stack::is_stack(bytes)) {
                 return Ok(stacks.record::<types::stack_head>(bytes)?);
             }
@@ -257,12 +268,22 @@ impl Trace for Capable {
             let frames =
                 stacks.as_ref().map(|s| s.of_event(record.kernel_stack, record.user_stack)).transpose()?;
             let lines = frames.as_ref().filter(|_| !out.is_json()).map_or_else(Vec::new, EventFrames::lines);
+            let truncated = frames.as_ref().map(EventFrames::is_truncated);
             let kernel = frames.clone().filter(|_| self.stacks.kernel_stack);
             let user = frames.filter(|_| self.stacks.user_stack);
             let time = out.clock().wall(record.time_ns);
-            out.row(&columns, &Check { time, record, cgroup: cgroups.path(record.cgroup), kernel, user })?;
+            out.row(
+                &columns,
+                &Check { time, record, cgroup: cgroups.path(record.cgroup), kernel, user, truncated },
+            )?;
             Ok(lines.iter().try_for_each(|line| out.text(line))?)
-        })?;
+        };
+        match &stacks {
+            Some(stacks) => {
+                session.stream_following(&mut stacks.ends(|| ()), &skeleton.maps.events, on_record)?
+            }
+            None => session.stream(&skeleton.maps.events, on_record)?,
+        }
         Ok(session.finish()?)
     }
 }

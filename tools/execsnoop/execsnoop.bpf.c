@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #include "kscope.bpf.h"
+#include "cgroup_names.bpf.h"
 #include "events.bpf.h"
 #include "filter.bpf.h"
+#include "path.bpf.h"
 #include "syscall.bpf.h"
 #include "execsnoop.h"
 
 /* Of a failed exec, whose arguments must be read one by one: a turn for each 4095 bytes of one. */
 #define FAILED_TURNS 256
 #define FAILED_READ 4096
+#define ENOENT 2
 
 const volatile bool want_uid;
 const volatile bool want_cgroup;
@@ -45,8 +48,12 @@ static __always_inline struct execsnoop_scratch *new_event(void)
 	__builtin_memset(&s->event, 0, sizeof(s->event));
 	s->event.time_ns = bpf_ktime_get_boot_ns();
 	s->event.tgid = current_pids() >> 32;
-	if (want_uid)
-		s->event.uid = bpf_get_current_uid_gid();
+	if (want_uid) {
+		const struct cred *cred = CURRENT(cred);
+
+		s->event.uid = FIELD(CURRENT_IS_TYPED(), cred, uid.val);
+		s->event.euid = FIELD(CURRENT_IS_TYPED(), cred, euid.val);
+	}
 	if (want_cgroup)
 		s->event.cgroup = bpf_get_current_cgroup_id();
 	bpf_get_current_comm(s->event.comm, sizeof(s->event.comm));
@@ -63,10 +70,10 @@ static __always_inline void send_part(struct execsnoop_scratch *s, __u32 len)
 	s->event.args_offset += len;
 }
 
-/* Send the exec itself: its file name and the last part of its arguments are in the tail. */
+/* Send the exec itself: its file name and what follows it are in the tail. */
 static __always_inline void send_exec(struct execsnoop_scratch *s, __u32 name_len, __u32 args_len)
 {
-	__u64 size = (__u64)name_len + args_len;
+	__u64 size = (__u64)name_len + s->event.dir_len + args_len;
 
 	s->event.kind = EXECSNOOP_EXEC;
 	s->event.name_len = name_len;
@@ -111,8 +118,10 @@ static __always_inline int on_exec(bool btf, struct task_struct *task, const cha
 		size = EXECSNOOP_PART;
 	}
 	name_len = bpf_probe_read_kernel_str(s->tail, EXECSNOOP_NAME_MAX, filename);
-	if (name_len < 0 || name_len > EXECSNOOP_NAME_MAX)
+	if (name_len <= 0 || name_len > EXECSNOOP_NAME_MAX) {
+		s->event.name_unreadable = 1;
 		name_len = 0;
+	}
 	/* Known already, but the verifier must see it here. */
 	barrier_var(size);
 	if (size > EXECSNOOP_PART)
@@ -168,6 +177,28 @@ static __always_inline long read_pointer(__u64 argv, __u32 i, bool compat, __u64
 	if (compat)
 		return bpf_probe_read_user(pointer, 4, (void *)(argv + 4 * i));
 	return bpf_probe_read_user(pointer, 8, (void *)(argv + 8 * i));
+}
+
+/*
+ * For user space, which looks for what is missing: the working directory, or that which a relative
+ * name starts from, and the mount that the root is in.
+ */
+static __always_inline void add_directory(struct execsnoop_scratch *s, __u32 at, bool at_dfd,
+					  int dfd)
+{
+	struct execsnoop_event *event = &s->event;
+	const struct path *start;
+	struct vfsmount *root;
+
+	event->dir_is_cwd = !at_dfd || s->tail[0] == '/' || dfd == PATH_AT_FDCWD;
+	start = path_at(event->dir_is_cwd ? PATH_AT_FDCWD : dfd);
+	root = BPF_CORE_READ(path_root(), mnt);
+	event->root_mnt_id = BPF_CORE_READ(container_of(root, struct mount, mnt), mnt_id);
+	if (start && at <= EXECSNOOP_NAME_MAX)
+		event->dir_marks =
+			path_names(s->tail + at, &event->dir_len, &event->dir_below, start);
+	else
+		event->dir_marks = PATH_CUT;
 }
 
 static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
@@ -244,8 +275,12 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 	if (filled)
 		send_filled(filled);
 	len = read_user_str(s->tail, EXECSNOOP_NAME_MAX, (void *)name);
-	if (len < 0 || len > EXECSNOOP_NAME_MAX)
+	if (len <= 0 || len > EXECSNOOP_NAME_MAX) {
+		s->event.name_unreadable = 1;
 		len = 0;
+	}
+	if (ret == -ENOENT && len > 1)
+		add_directory(s, len, at, SYSCALL_ARG1(btf, regs, compat));
 	send_exec(s, len, 0);
 	return 0;
 }

@@ -12,25 +12,36 @@ enum execsnoop_kind {
 	EXECSNOOP_ARGS,
 };
 
-/* Followed by name_len bytes of file name and args_len bytes of arguments, each ended by a NUL. */
+/*
+ * Followed by name_len bytes of file name, dir_len bytes of a directory's names, and args_len bytes
+ * of arguments, each ended by a NUL.
+ */
 struct execsnoop_event {
 	__u64 time_ns; /* CLOCK_BOOTTIME; with tgid, it ties the parts of one exec together */
 	__u64 cgroup;
 	__u32 tgid;
 	__u32 ppid;
 	__u32 uid;
+	__u32 euid; /* of the new program; of a failed exec, the caller's */
 	__s32 ret;
 	__u32 args_offset; /* of these arguments among all of the exec's */
 	__u16 args_len;
 	__u16 name_len;
+	/* Of an exec that failed for want of a file: where its name starts from, or else works. */
+	__u32 root_mnt_id;
+	__u16 dir_len;
+	__u16 dir_below;
+	__u8 dir_marks; /* enum path_mark */
+	__u8 dir_is_cwd;
 	__u8 kind;
 	__u8 args_cut; /* there are more arguments than were taken */
 	__u8 args_unreadable;
+	__u8 name_unreadable;
 	__u8 compat;
-	__u8 pad[4];
+	__u8 pad[5];
 	__u8 comm[16];
 };
 
-_Static_assert(sizeof(struct execsnoop_event) == 64, "size of execsnoop_event");
+_Static_assert(sizeof(struct execsnoop_event) == 80, "size of execsnoop_event");
 
 #endif

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::mem::MaybeUninit;
 
 use clap::Parser;
+use kscope::Capability;
 use kscope::Columns;
 use kscope::Hooks;
 use kscope::Kernel;
@@ -17,6 +18,8 @@ use kscope::cli::Filter;
 use kscope::cli::Timestamps;
 use kscope::escape::c_bytes;
 use kscope::escape::escape;
+use kscope::missing::Exec as MissingOf;
+use kscope::missing::Finder;
 use kscope::names;
 use kscope::row::Field;
 use kscope::row::Kind;
@@ -32,7 +35,7 @@ kscope::skeleton!("execsnoop");
 use types::execsnoop_event as Record;
 use types::execsnoop_kind as RecordKind;
 
-kscope::records!(Record: 64);
+kscope::records!(Record: 80);
 
 kscope::tool!(Execsnoop);
 
@@ -80,6 +83,7 @@ struct Exec {
     args_cut: bool,
     quote: bool,
     cgroup: Vec<u8>,
+    missing: Option<Vec<u8>>,
 }
 
 impl Exec {
@@ -99,6 +103,7 @@ impl Exec {
         } else if self.args_cut {
             words.push("...".into());
         }
+        words.extend(self.missing.as_ref().map(|path| format!("<missing: {}>", escape(path))));
         Value::String(words.join(" "))
     }
 }
@@ -108,8 +113,13 @@ impl Row for Exec {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("time", Kind::Time, "When the exec ended", |r: &Self| Value::Time(r.time))
             .column("TIME", 9),
-        Field::new("uid", Kind::Uint, "User id", |r: &Self| Value::Uint(r.record.uid.into()))
-            .column("UID", 7),
+        Field::new("uid", Kind::Uint, "Real user id", |r: &Self| Value::Uint(r.record.uid.into())),
+        Field::table_only(
+            "UID",
+            7,
+            "User id: the real one; /, and the effective one if it differs",
+            |r: &Self| Value::String(names::uids(r.record.uid, r.record.euid)),
+        ),
         Field::new(
             "comm",
             Kind::Bytes,
@@ -131,10 +141,16 @@ impl Row for Exec {
         Field::new("compat", Kind::Bool, "Whether the caller is a 32-bit one", |r: &Self| {
             Value::Bool(r.record.compat != 0)
         }),
-        Field::cgroup(|r: &Self| Value::Bytes(&r.cgroup)),
-        Field::new("filename", Kind::Bytes, "The file that was to be executed", |r: &Self| {
-            Value::Bytes(&r.filename)
-        }),
+        Field::cgroup(|r: &Self| Value::known(&r.cgroup)),
+        Field::new(
+            "filename",
+            Kind::Bytes,
+            "The file that was to be executed; null if unreadable",
+            |r: &Self| {
+                if r.record.name_unreadable != 0 { Value::Null } else { Value::Bytes(&r.filename) }
+            },
+        )
+        .nullable(),
         Field::new("args", Kind::List, "The arguments of the new program", |r: &Self| {
             Value::List(r.args.iter().map(Vec::as_slice).collect())
         }),
@@ -144,6 +160,19 @@ impl Row for Exec {
         Field::new("args_unreadable", Kind::Bool, "Whether arguments could not be read", |r: &Self| {
             Value::Bool(r.record.args_unreadable != 0)
         }),
+        Field::new(
+            "euid",
+            Kind::Uint,
+            "Effective user id, after a successful exec that of the new program",
+            |r: &Self| Value::Uint(r.record.euid.into()),
+        ),
+        Field::new(
+            "missing",
+            Kind::Bytes,
+            "After ENOENT, where filename is there: the interpreter or loader that is not",
+            |r: &Self| r.missing.as_deref().into(),
+        )
+        .nullable(),
         Field::table_only("ARGS", 0, "The arguments; ... marks that there are more", Self::args_shown),
     ];
 }
@@ -203,19 +232,24 @@ impl Trace for Execsnoop {
         let unwanted: &[_] = if self.fails { &[] } else { &["failed_exec"] };
         let taken = Hooks::new().without(unwanted).choose(open.open_object_mut(), &Kernel::new()?)?;
         let skeleton = session::load(open)?;
-        let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
+        // To look at the files of others, for what is missing.
+        let keep: &[_] =
+            if self.fails { &[Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH] } else { &[] };
+        let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, keep)?;
 
         let columns = self.columns();
         session.out().header(&columns)?;
-        let mut cgroups = names::Cgroups::default();
+        let mut cgroups = names::Cgroups::of(skeleton.object())?;
         let mut parts = Parts::default();
+        let mut finder = Finder::default();
         session.stream(&skeleton.maps.events, |bytes, out| {
             let (record, tail) = kscope::record::<Record>(bytes)?;
             if RecordKind(record.kind.into()) == RecordKind::EXECSNOOP_ARGS {
                 parts.add(&record, tail);
                 return Ok(());
             }
-            let (name, args) = tail.split_at(usize::from(record.name_len).min(tail.len()));
+            let (name, tail) = tail.split_at(usize::from(record.name_len).min(tail.len()));
+            let (dir, args) = tail.split_at(usize::from(record.dir_len).min(tail.len()));
             let (args, gap) = parts.finish(&record, args);
             if !self.has_line(&args) {
                 out.filtered();
@@ -223,7 +257,8 @@ impl Trace for Execsnoop {
             }
             let time = out.clock().wall(record.time_ns);
             let cgroup = cgroups.path(record.cgroup);
-            let exec = self.exec(time, record, c_bytes(name).to_vec(), &args, gap, cgroup);
+            let mut exec = self.exec(time, record, c_bytes(name).to_vec(), &args, gap, cgroup);
+            exec.missing = missing_of(&record, &exec.filename, dir).and_then(|exec| finder.find(exec));
             Ok(out.row(&columns, &exec)?)
         })?;
         Ok(session.finish()?)
@@ -266,8 +301,27 @@ impl Execsnoop {
             list.truncate(max);
             args_cut = true;
         }
-        Exec { time, record, filename, args: list, args_cut, quote: self.quote, cgroup }
+        Exec { time, record, filename, args: list, args_cut, quote: self.quote, cgroup, missing: None }
     }
+}
+
+/// Where to look for what an exec found missing.
+fn missing_of(record: &Record, filename: &[u8], names: &[u8]) -> Option<MissingOf> {
+    let marks = record.dir_marks & ((1 << names::PATH_ALL_SHIFT) - 1);
+    if record.root_mnt_id == 0 || marks & (names::PATH_CUT | names::PATH_UNREACHABLE) != 0 {
+        return None;
+    }
+    let (below, above) = names.split_at(usize::from(record.dir_below).min(names.len()));
+    let dir = (marks & names::PATH_DELETED == 0).then(|| names::path(below, 0));
+    let file =
+        if filename.starts_with(b"/") { filename.to_vec() } else { [dir.as_deref()?, filename].join(&b'/') };
+    Some(MissingOf {
+        pids: [record.tgid, record.ppid],
+        mount: record.root_mnt_id,
+        root: names::path(above, 0),
+        file,
+        cwd: dir.filter(|_| record.dir_is_cwd != 0),
+    })
 }
 
 fn contains(bytes: &[u8], part: &[u8]) -> bool {

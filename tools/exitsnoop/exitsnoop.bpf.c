@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #include "kscope.bpf.h"
+#include "cgroup_names.bpf.h"
 #include "events.bpf.h"
 #include "filter.bpf.h"
 #include "exitsnoop.h"
@@ -61,6 +62,7 @@ static __always_inline int on_exit(bool btf, struct task_struct *task, bool grou
 {
 	struct exitsnoop_event event = {};
 	struct task_struct *who = task;
+	const struct cred *cred;
 	__u64 pids;
 
 	if (!threads) {
@@ -91,7 +93,9 @@ static __always_inline int on_exit(bool btf, struct task_struct *task, bool grou
 	pids = task_pids(btf, who);
 	event.tgid = pids >> 32;
 	event.tid = pids;
-	event.uid = btf ? who->cred->uid.val : BPF_CORE_READ(who, cred, uid.val);
+	cred = FIELD(btf, who, cred);
+	event.uid = FIELD(btf, cred, uid.val);
+	event.euid = FIELD(btf, cred, euid.val);
 	bpf_probe_read_kernel_str(event.comm, sizeof(event.comm), who->comm);
 	if (want_cgroup)
 		event.cgroup = BPF_CORE_READ(who, cgroups, dfl_cgrp, kn, id);

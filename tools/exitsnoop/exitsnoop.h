@@ -10,12 +10,13 @@ struct exitsnoop_event {
 	__u32 tid;
 	__u32 ppid;
 	__u32 uid;
+	__u32 euid;
 	__u32 exit_code; /* as wait(2) encodes it */
 	__u8 kernel;	 /* a kernel thread, whose end has no status */
-	__u8 pad[3];
+	__u8 pad[7];
 	__u8 comm[16];
 };
 
-_Static_assert(sizeof(struct exitsnoop_event) == 64, "size of exitsnoop_event");
+_Static_assert(sizeof(struct exitsnoop_event) == 72, "size of exitsnoop_event");
 
 #endif

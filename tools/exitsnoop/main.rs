@@ -28,7 +28,7 @@ use libbpf_rs::skel::Skel as _;
 kscope::skeleton!("exitsnoop");
 use types::exitsnoop_event as Record;
 
-kscope::records!(Record: 64);
+kscope::records!(Record: 72);
 
 kscope::tool!(Exitsnoop);
 
@@ -125,8 +125,13 @@ impl Row for Exit {
         Field::new("kind", Kind::Text, "What ended: process, or with -T thread", |r: &Self| {
             Value::Text(if r.thread { "thread" } else { "process" })
         }),
-        Field::new("uid", Kind::Uint, "User id", |r: &Self| Value::Uint(r.record.uid.into()))
-            .column("UID", 7),
+        Field::new("uid", Kind::Uint, "Real user id", |r: &Self| Value::Uint(r.record.uid.into())),
+        Field::table_only(
+            "UID",
+            7,
+            "User id: the real one; /, and the effective one if it differs",
+            |r: &Self| Value::String(names::uids(r.record.uid, r.record.euid)),
+        ),
         Field::new("comm", Kind::Bytes, "Name of the process; with -T, of the thread", |r: &Self| {
             Value::Bytes(c_bytes(&r.record.comm))
         })
@@ -143,7 +148,7 @@ impl Row for Exit {
         .column("TID", 8),
         Field::new("age_s", Kind::Float, "Seconds since it was made", |r: &Self| Value::Float(r.age_s(), 2))
             .column("AGE(s)", 8),
-        Field::cgroup(|r: &Self| Value::Bytes(&r.cgroup)),
+        Field::cgroup(|r: &Self| Value::known(&r.cgroup)),
         Field::table_only("EXIT_CODE", 0, "0, the status, or the signal", Self::shown),
         Field::new("exit_code", Kind::Uint, "Exit status; null after a signal", Self::code).nullable(),
         Field::new("signal", Kind::Uint, "Number of the signal that ended it", Self::signal).nullable(),
@@ -154,6 +159,7 @@ impl Row for Exit {
         Field::new("kernel_thread", Kind::Bool, "Whether it was the kernel's own: it has no status", |r| {
             Value::Bool(r.record.kernel != 0)
         }),
+        Field::new("euid", Kind::Uint, "Effective user id", |r: &Self| Value::Uint(r.record.euid.into())),
     ];
 }
 
@@ -189,7 +195,7 @@ impl Trace for Exitsnoop {
 
         let columns = self.columns();
         session.out().header(&columns)?;
-        let mut cgroups = names::Cgroups::default();
+        let mut cgroups = names::Cgroups::of(skeleton.object())?;
         session.stream(&skeleton.maps.events, |bytes, out| {
             let (record, _) = kscope::record::<Record>(bytes)?;
             let (time, cgroup) = (out.clock().wall(record.time_ns), cgroups.path(record.cgroup));

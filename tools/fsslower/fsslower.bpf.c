@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #include "kscope.bpf.h"
+#include "cgroup_names.bpf.h"
 #include "events.bpf.h"
 #include "fd.bpf.h"
 #include "filter.bpf.h"
@@ -14,7 +15,6 @@
 #define O_APPEND 02000
 #define O_NONBLOCK 04000
 #define RWF_APPEND 0x10
-#define AT_FDCWD -100
 /* The operation goes on: its completion is to come. */
 #define EIOCBQUEUED 529
 
@@ -51,6 +51,7 @@ TASK_VALUES_EXIT(starts)
 struct scratch {
 	struct fsslower_event event;
 	__u8 names[NAMES_SIZE + STRING_SIZE];
+	__u16 below;
 };
 
 /* One for each operation, as the programs of one may interrupt those of another. */
@@ -128,10 +129,9 @@ static __always_inline void set_path(struct scratch *s, const struct path *path)
 	struct dentry *dentry = BPF_CORE_READ(path, dentry);
 	struct fsslower_event *event = &s->event;
 
-	/* Not in its directory's list any more, and no root, which is in none. */
-	event->deleted =
-		!BPF_CORE_READ(dentry, d_hash.pprev) && BPF_CORE_READ(dentry, d_parent) != dentry;
-	event->path_incomplete = !path_names(s->names, &event->path_len, path);
+	event->deleted = path_is_deleted(dentry);
+	event->path_marks =
+		path_names(s->names, &event->path_len, &s->below, path) >> PATH_ALL_SHIFT;
 }
 
 static __always_inline void set_file(struct scratch *s, struct file *file)
@@ -243,7 +243,9 @@ static __always_inline __u8 call_of(__u64 nr, bool *compat)
 	*compat = false;
 	if (nr >= FSSLOWER_CALLS_MAX)
 		return 0;
-	both = calls[nr];
+	/* The verifier of older kernels must see the bound where it counts. */
+	barrier_var(nr);
+	both = calls[nr & (FSSLOWER_CALLS_MAX - 1)];
 	/* Most calls are of no interest to either kind of caller: they must be cheap. */
 	if (!both)
 		return 0;
@@ -315,14 +317,14 @@ static __always_inline __u64 path_arg(__u8 form, bool btf, struct pt_regs *regs,
 	return SYSCALL_ARG2(btf, regs, compat);
 }
 
-/* AT_FDCWD where the call has no folder. */
+/* PATH_AT_FDCWD where the call has no folder. */
 static __always_inline int dir_arg(__u8 form, bool btf, struct pt_regs *regs, bool compat)
 {
 	if (form == FSSLOWER_DIR_PATH)
 		return SYSCALL_ARG1(btf, regs, compat);
 	if (form == FSSLOWER_DIR_PATH2)
 		return SYSCALL_ARG2(btf, regs, compat);
-	return AT_FDCWD;
+	return PATH_AT_FDCWD;
 }
 
 /* Whether the path is that of the descriptor itself, as fstat() is stat of an empty path. */
@@ -401,25 +403,21 @@ static __always_inline void set_string(struct scratch *s, __u8 form, bool btf, s
 				       bool compat)
 {
 	const void *string = (const void *)path_arg(form, btf, regs, compat);
-	int dir = dir_arg(form, btf, regs, compat);
-	struct fs_struct *fs = CURRENT(fs);
-	struct file *file;
+	const struct path *from;
 	__u8 first = 0;
 	__u32 used;
 	long len;
 
 	if (bpf_probe_read_user(&first, sizeof(first), string))
 		goto unknown;
-	if (first != '/' && dir != AT_FDCWD) {
-		file = fd_file(dir);
-		if (!file)
+	if (first != '/') {
+		from = path_at(dir_arg(form, btf, regs, compat));
+		if (!from)
 			goto unknown;
-		set_path(s, &file->f_path);
-	} else if (first != '/') {
-		set_path(s, __builtin_preserve_access_index(&fs->pwd));
+		set_path(s, from);
+		/* That is of the folder. */
+		s->event.deleted = 0;
 	}
-	/* That is of the folder. */
-	s->event.deleted = 0;
 	used = s->event.path_len;
 	if (used > NAMES_SIZE)
 		goto unknown;
@@ -493,7 +491,7 @@ static __always_inline void set_looked_up(struct scratch *s, struct task_struct 
 	if (!lookup || !fs || bpf_probe_read_kernel(&first, sizeof(first), string))
 		goto unknown;
 	if (first != '/') {
-		if (BPF_CORE_READ(lookup, dfd) != AT_FDCWD)
+		if (BPF_CORE_READ(lookup, dfd) != PATH_AT_FDCWD)
 			goto unknown;
 		set_path(s, __builtin_preserve_access_index(&fs->pwd));
 		s->event.deleted = 0;

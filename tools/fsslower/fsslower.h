@@ -55,7 +55,7 @@ struct fsslower_event {
 	__s16 nr; /* of the system call, by compat one of 32 bits; -1: a function */
 	__u8 compat;
 	__u8 op;
-	__u8 path_incomplete;
+	__u8 path_marks;   /* enum path_mark */
 	__u8 path_unknown; /* the descriptor is another file's by now, or the path can't be read */
 	__u8 deleted;
 	__u8 unfinished; /* it goes on at the tool's end */

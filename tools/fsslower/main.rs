@@ -210,7 +210,7 @@ impl Row for Slow {
         Field::table_only("LAT_MS", 8, "How long it took, in ms", |r: &Self| {
             Value::Float(r.record.latency_ns as f64 / 1e6, 2)
         }),
-        Field::cgroup(|r: &Self| Value::Bytes(&r.cgroup)),
+        Field::cgroup(|r: &Self| Value::known(&r.cgroup)),
         Field::new("path", Kind::Bytes, "Path of the file, if known", |r: &Self| {
             r.path.as_deref().map_or(Value::Null, Value::Bytes)
         })
@@ -271,7 +271,7 @@ impl Trace for Fsslower {
             session.out().set_csv();
         }
         session.out().header(&columns)?;
-        let mut cgroups = names::Cgroups::default();
+        let mut cgroups = names::Cgroups::of(skeleton.object())?;
         let bss = skeleton.maps.bss_data.as_deref_mut();
         let end = || {
             if let Some(bss) = bss {
@@ -298,7 +298,9 @@ fn path_of(record: &Record, tail: &[u8]) -> Option<Vec<u8>> {
     if given.starts_with(b"/") {
         return Some(given.to_vec());
     }
-    let mut path = names::path(names, record.path_incomplete == 0);
+    // Of a file, that it is deleted has a key of its own.
+    let own = if given.is_empty() { names::PATH_DELETED } else { 0 };
+    let mut path = names::path(names, record.path_marks & !own);
     if !given.is_empty() {
         if !path.ends_with(b"/") {
             path.push(b'/');

@@ -11,9 +11,17 @@ enum gethostlatency_call {
 	GETHOSTLATENCY_GETHOSTBYNAME2,
 	GETHOSTLATENCY_GETHOSTBYNAME_R,
 	GETHOSTLATENCY_GETHOSTBYNAME2_R,
+	GETHOSTLATENCY_GETHOSTBYADDR,
+	GETHOSTLATENCY_GETHOSTBYADDR_R,
+	GETHOSTLATENCY_GETNAMEINFO,
+	GETHOSTLATENCY_RES_QUERY,
+	GETHOSTLATENCY_RES_SEARCH,
+	GETHOSTLATENCY_RES_NQUERY,
+	GETHOSTLATENCY_RES_NSEARCH,
+	GETHOSTLATENCY_CALLS,
 };
 
-/* Followed by host_len bytes of the host's name. */
+/* Followed by host_len bytes of the host's name, or of its address. */
 struct gethostlatency_event {
 	__u64 time_ns; /* CLOCK_BOOTTIME, at the end of the call */
 	__u64 latency_ns;
@@ -26,10 +34,11 @@ struct gethostlatency_event {
 	__u16 host_len;
 	__u8 call;
 	__u8 failed;
-	__u8 no_host; /* the caller passed no name */
+	__u8 no_host; /* the caller passed no name, and no address of the internet */
 	__u8 host_unreadable;
 	__u8 host_cut;
-	__u8 pad[5];
+	__u8 family; /* of an address: AF_INET or AF_INET6 */
+	__u8 pad[4];
 	__u8 comm[16];
 };
 

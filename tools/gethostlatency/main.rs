@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! gethostlatency: print each look-up of a host's name by the C library, and how long it took.
+//! gethostlatency: print each look-up of a host by the C library, and how long it took.
 
 use std::mem::MaybeUninit;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use clap::Parser;
@@ -74,13 +76,8 @@ impl Lookup {
     }
 
     fn function(&self) -> &'static str {
-        match self.call() {
-            Call::GETHOSTLATENCY_GETADDRINFO => "getaddrinfo",
-            Call::GETHOSTLATENCY_GETHOSTBYNAME => "gethostbyname",
-            Call::GETHOSTLATENCY_GETHOSTBYNAME2 => "gethostbyname2",
-            Call::GETHOSTLATENCY_GETHOSTBYNAME_R => "gethostbyname_r",
-            _ => "gethostbyname2_r",
-        }
+        let call = u64::from(self.record.call);
+        FUNCTIONS.iter().find(|(_, number)| *number == call).map_or("unknown", |(name, _)| name)
     }
 
     /// Why it failed, if that is known: of gethostbyname() it is not where the library fails by itself.
@@ -88,9 +85,11 @@ impl Lookup {
         let Record { failed, ret, h_errno, .. } = self.record;
         match self.call() {
             _ if failed == 0 => None,
-            Call::GETHOSTLATENCY_GETADDRINFO => Some(eai(ret)),
+            Call::GETHOSTLATENCY_GETADDRINFO | Call::GETHOSTLATENCY_GETNAMEINFO => Some(eai(ret)),
             // The call of a buffer that is too small, after which the caller comes again.
-            Call::GETHOSTLATENCY_GETHOSTBYNAME_R | Call::GETHOSTLATENCY_GETHOSTBYNAME2_R
+            Call::GETHOSTLATENCY_GETHOSTBYNAME_R
+            | Call::GETHOSTLATENCY_GETHOSTBYNAME2_R
+            | Call::GETHOSTLATENCY_GETHOSTBYADDR_R
                 if ret != 0 && (ret == ERANGE || h_errno == 0) =>
             {
                 Some(names::errno(ret))
@@ -120,10 +119,39 @@ impl Lookup {
     }
 }
 
+/// The functions, as enum gethostlatency_call has them.
+const FUNCTIONS: &[uprobe::Function] = &[
+    ("getaddrinfo", Call::GETHOSTLATENCY_GETADDRINFO.0 as u64),
+    ("gethostbyname", Call::GETHOSTLATENCY_GETHOSTBYNAME.0 as u64),
+    ("gethostbyname2", Call::GETHOSTLATENCY_GETHOSTBYNAME2.0 as u64),
+    ("gethostbyname_r", Call::GETHOSTLATENCY_GETHOSTBYNAME_R.0 as u64),
+    ("gethostbyname2_r", Call::GETHOSTLATENCY_GETHOSTBYNAME2_R.0 as u64),
+    ("gethostbyaddr", Call::GETHOSTLATENCY_GETHOSTBYADDR.0 as u64),
+    ("gethostbyaddr_r", Call::GETHOSTLATENCY_GETHOSTBYADDR_R.0 as u64),
+    ("getnameinfo", Call::GETHOSTLATENCY_GETNAMEINFO.0 as u64),
+    ("res_query", Call::GETHOSTLATENCY_RES_QUERY.0 as u64),
+    ("res_search", Call::GETHOSTLATENCY_RES_SEARCH.0 as u64),
+    ("res_nquery", Call::GETHOSTLATENCY_RES_NQUERY.0 as u64),
+    ("res_nsearch", Call::GETHOSTLATENCY_RES_NSEARCH.0 as u64),
+];
+
+/// Families of addresses, from include/linux/socket.h.
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// The name, or the address as text.
+fn host(family: u8, bytes: &[u8]) -> Vec<u8> {
+    match (family, bytes.first_chunk::<4>(), bytes.first_chunk::<16>()) {
+        (AF_INET, Some(address), _) => Ipv4Addr::from(*address).to_string().into(),
+        (AF_INET6, _, Some(address)) => Ipv6Addr::from(*address).to_string().into(),
+        _ => bytes.to_vec(),
+    }
+}
+
 /// include/uapi/asm-generic/errno-base.h
 const ERANGE: i32 = 34;
 
-/// getaddrinfo's errors, from <netdb.h>; glibc's and musl's numbers are the same.
+/// The errors of getaddrinfo and getnameinfo, from <netdb.h>; glibc's and musl's numbers are the same.
 fn eai(code: i32) -> String {
     let name = match code {
         -1 => "EAI_BADFLAGS",
@@ -191,10 +219,15 @@ impl Row for Lookup {
         )
         .nullable(),
         Field::table_only("RESULT", 15, "ok, or why it failed", Self::result),
-        Field::cgroup(|r: &Self| Value::Bytes(&r.cgroup)),
-        Field::table_only("HOST", 0, "The name that was looked up", Self::host_shown),
-        Field::new("host", Kind::Bytes, "The name; null if none was passed, or unreadable", Self::host)
-            .nullable(),
+        Field::cgroup(|r: &Self| Value::known(&r.cgroup)),
+        Field::table_only("HOST", 0, "The name or the address that was looked up", Self::host_shown),
+        Field::new(
+            "host",
+            Kind::Bytes,
+            "The name, or the address as text; null if none was passed, or unreadable",
+            Self::host,
+        )
+        .nullable(),
         Field::new("host_unreadable", Kind::Bool, "Whether the name could not be read", |r: &Self| {
             Value::Bool(r.record.host_unreadable != 0)
         }),
@@ -228,19 +261,19 @@ impl Trace for Gethostlatency {
         let mut taken = Hooks::new().choose(open.open_object_mut(), &Kernel::new()?)?;
         let skeleton = session::load(open)?;
         let place = self.libc.clone().map_or(Place::Libraries(uprobe::is_libc), Place::File);
-        let mut probes = Uprobes::new(Self::NAME, skeleton.object(), place, &self.filter.pid)?;
+        let object = skeleton.object();
+        let mut probes = Uprobes::new(Self::NAME, object, FUNCTIONS, place, &self.filter.pid)?;
         taken.notes.extend(probes.notes());
         let keep = probes.capabilities();
-        let attach = |_: &_| probes.attach();
-        let mut session =
-            Session::start_with(Self::NAME, &self.common, skeleton.object(), &taken, &keep, attach)?;
+        let attach = |_: &_| probes.attach().map(|()| Vec::new());
+        let mut session = Session::start_with(Self::NAME, &self.common, object, &taken, &keep, attach)?;
 
         let columns = self.columns();
         session.out().header(&columns)?;
-        let mut cgroups = names::Cgroups::default();
+        let mut cgroups = names::Cgroups::of(skeleton.object())?;
         session.stream_following(&mut probes, &skeleton.maps.events, |bytes, out| {
             let (record, tail) = kscope::record::<Record>(bytes)?;
-            let host = tail[..usize::from(record.host_len).min(tail.len())].to_vec();
+            let host = host(record.family, &tail[..usize::from(record.host_len).min(tail.len())]);
             let (time, cgroup) = (out.clock().wall(record.time_ns), cgroups.path(record.cgroup));
             Ok(out.row(&columns, &Lookup { time, record, host, cgroup })?)
         })?;

@@ -82,7 +82,8 @@ impl Trace for Offcputime {
         let mut storage = MaybeUninit::uninit();
         let mut open = session::open(OffcputimeSkelBuilder::default(), &mut storage, &self.common)?;
         let kernel = Kernel::new()?;
-        let taken = Hooks::new().without(&["flush"]).choose(open.open_object_mut(), &kernel)?;
+        let hooks = self.stacks.hooks(Hooks::new().without(&["flush"]));
+        let taken = hooks.choose(open.open_object_mut(), &kernel)?;
         let task_storage = tasks::choose(open.open_object_mut(), &kernel, "starts", tasks::Of::Any(&taken))?;
         open.progs.flush.set_autoload(true);
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
@@ -108,7 +109,8 @@ impl Trace for Offcputime {
         let keep = &symbols::CAPABILITIES;
         let mut session =
             Session::start_with(Self::NAME, &self.common, skeleton.object(), &taken, keep, attach)?;
-        let stacks = Stacks::start(&self.stacks, stack::Taken::InHook)?;
+        let stacks =
+            Stacks::start(&self.stacks, stack::Taken::InHook, stack_slots(&skeleton.maps.stack_slots)?)?;
         session.banner("Tracing time off the CPU; Ctrl-C ends it.");
 
         let bss = skeleton.maps.bss_data.as_deref_mut();
@@ -118,7 +120,7 @@ impl Trace for Offcputime {
             }
         };
         let on_record = |record: &[u8], _: &mut _| Ok(stacks.record::<types::stack_head>(record)?);
-        session.stream_and_then(&skeleton.maps.events, on_record, end)?;
+        session.stream_following(&mut stacks.ends(end), &skeleton.maps.events, on_record)?;
         if self.common.dry_run {
             return Ok(session.finish()?);
         }

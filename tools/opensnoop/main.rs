@@ -32,7 +32,7 @@ kscope::skeleton!("opensnoop");
 use types::opensnoop_event as Record;
 use types::opensnoop_kind as RecordKind;
 
-kscope::records!(Record: 80);
+kscope::records!(Record: 88);
 
 kscope::tool!(Opensnoop);
 
@@ -70,17 +70,79 @@ struct Open {
     time: Wall,
     record: Record,
     path: Vec<u8>,
-    full_path: Option<Vec<u8>>,
+    full: Option<FullPath>,
     cgroup: Vec<u8>,
 }
 
-impl Open {
-    fn path_shown(&self) -> &[u8] {
-        if self.record.path_unreadable != 0 {
-            b"<unreadable>"
-        } else {
-            self.full_path.as_ref().unwrap_or(&self.path)
+/// With -F: where the path leads, as its caller sees it.
+struct FullPath {
+    path: Vec<u8>,
+    /// The directory that is the root for it, where it is not that of the mount namespace.
+    root: Option<Vec<u8>>,
+    mark: Option<&'static str>,
+}
+
+impl FullPath {
+    /// The names of the directory that the path starts from come innermost first; of an absolute path, that is the
+    /// caller's root.
+    fn new(record: &Record, path: &[u8], names: &[u8]) -> Option<Self> {
+        if path.is_empty() || record.dir_unknown != 0 {
+            return None;
         }
+        let (below, above) = names.split_at(usize::from(record.dir_below).min(names.len()));
+        let all_marks = record.dir_marks >> names::PATH_ALL_SHIFT;
+        let marks = record.dir_marks & ((1 << names::PATH_ALL_SHIFT) - 1);
+        let is_reached = marks & (names::PATH_CUT | names::PATH_UNREACHABLE) == 0;
+        let (mut full, root) = if record.in_root != 0 {
+            (b"/".to_vec(), Some(names::path(names, all_marks)))
+        } else if is_reached && below.is_empty() {
+            (b"/".to_vec(), Some(names::path(above, all_marks)))
+        } else {
+            let root = names::path(above, all_marks & !names::PATH_DELETED);
+            (names::path(below, marks), is_reached.then_some(root))
+        };
+        if full.last() != Some(&b'/') {
+            full.push(b'/');
+        }
+        full.extend(path.strip_prefix(b"/").unwrap_or(path));
+        let mark = [
+            (names::PATH_DELETED, "deleted"),
+            (names::PATH_UNREACHABLE, "unreachable"),
+            (names::PATH_CUT, "cut"),
+        ]
+        .into_iter()
+        .find_map(|(bit, name)| (marks & bit != 0).then_some(name));
+        Some(Self { path: full, root: root.filter(|root| root != b"/"), mark })
+    }
+
+    fn shown(&self) -> Value<'_> {
+        match &self.root {
+            None => Value::Bytes(&self.path),
+            Some(root) => Value::Owned([b"(root ", root.as_slice(), b")", &self.path].concat()),
+        }
+    }
+}
+
+impl Open {
+    fn path_shown(&self) -> Value<'_> {
+        match (self.path_error(), &self.full) {
+            (Some(why), _) => Value::String(format!("<unreadable: {}>", why.replace('_', " "))),
+            (None, Some(full)) => full.shown(),
+            (None, None) => Value::Bytes(&self.path),
+        }
+    }
+
+    /// Why the path could not be read: where the kernel could not either, its address is wrong. Else the call had
+    /// ended before anybody read it, as where seccomp refuses it.
+    fn path_error(&self) -> Option<&'static str> {
+        let is_wrong = self.record.ret == -libc::EFAULT;
+        let why = if is_wrong { "bad_address" } else { "not_in_memory" };
+        (self.record.path_unreadable != 0).then_some(why)
+    }
+
+    /// The real user's id, and that whose rights count where it is another.
+    fn uid_shown(&self) -> Value<'_> {
+        Value::String(names::uids(self.record.uid, self.record.fsuid))
     }
 
     /// The result of an open into an io_uring's own table of files is no descriptor.
@@ -106,8 +168,13 @@ impl Row for Open {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("time", Kind::Time, "When the call ended", |r: &Self| Value::Time(r.time))
             .column("TIME", 9),
-        Field::new("uid", Kind::Uint, "User id", |r: &Self| Value::Uint(r.record.uid.into()))
-            .column("UID", 7),
+        Field::new("uid", Kind::Uint, "Real user id", |r: &Self| Value::Uint(r.record.uid.into())),
+        Field::table_only(
+            "UID",
+            7,
+            "User id: the real one; /, and that for files if it differs",
+            Self::uid_shown,
+        ),
         Field::new("pid", Kind::Uint, "Process id", |r: &Self| Value::Uint(r.record.tgid.into()))
             .column("PID", 8),
         Field::new("tid", Kind::Uint, "Thread id", |r: &Self| Value::Uint(r.record.tid.into())),
@@ -138,11 +205,12 @@ impl Row for Open {
         Field::new("origin", Kind::Text, "syscall, syscall32 (a 32-bit caller) or io_uring", |r: &Self| {
             Value::Text(r.origin())
         }),
-        Field::cgroup(|r: &Self| Value::Bytes(&r.cgroup)),
-        Field::table_only("PATH", 0, "Path as passed; with -F, in full", |r: &Self| {
-            Value::Bytes(r.path_shown())
-        }),
-        Field::new("path", Kind::Bytes, "Path as passed", |r: &Self| Value::Bytes(&r.path)),
+        Field::cgroup(|r: &Self| Value::known(&r.cgroup)),
+        Field::table_only("PATH", 0, "Path as passed; with -F, in full", |r: &Self| r.path_shown()),
+        Field::new("path", Kind::Bytes, "Path as passed; null if it could not be read", |r: &Self| {
+            if r.record.path_unreadable != 0 { Value::Null } else { Value::Bytes(&r.path) }
+        })
+        .nullable(),
         Field::new("path_unreadable", Kind::Bool, "Whether the path could not be read", |r: &Self| {
             Value::Bool(r.record.path_unreadable != 0)
         }),
@@ -150,26 +218,34 @@ impl Row for Open {
             "full_path",
             Kind::Bytes,
             "With -F: the path with the directory that it starts from",
-            |r: &Self| r.full_path.as_deref().map_or(Value::Null, Value::Bytes),
+            |r: &Self| r.full.as_ref().map(|full| full.path.as_slice()).into(),
+        )
+        .nullable(),
+        Field::new("fsuid", Kind::Uint, "User id whose rights decide on files", |r: &Self| {
+            Value::Uint(r.record.fsuid.into())
+        }),
+        Field::new(
+            "path_error",
+            Kind::Text,
+            "Why the path could not be read: not_in_memory or bad_address",
+            |r: &Self| r.path_error().into(),
+        )
+        .nullable(),
+        Field::new(
+            "full_path_mark",
+            Kind::Text,
+            "Why full_path does not lead there: deleted, unreachable or cut",
+            |r: &Self| r.full.as_ref().and_then(|full| full.mark).into(),
+        )
+        .nullable(),
+        Field::new(
+            "root",
+            Kind::Bytes,
+            "With -F: the directory that is the root of full_path, in a chroot",
+            |r: &Self| r.full.as_ref().and_then(|full| full.root.as_deref()).into(),
         )
         .nullable(),
     ];
-}
-
-/// Where a relative path starts, put before it. The directory's names come innermost first.
-fn full_path(record: &Record, path: &[u8], directory: &[u8]) -> Option<Vec<u8>> {
-    if path.first() == Some(&b'/') || path.is_empty() {
-        return Some(path.to_vec());
-    }
-    if directory.is_empty() && record.dir_incomplete != 0 {
-        return None;
-    }
-    let mut full = names::path(directory, record.dir_incomplete == 0);
-    if full != b"/" {
-        full.push(b'/');
-    }
-    full.extend(path);
-    Some(full)
 }
 
 impl Trace for Opensnoop {
@@ -211,7 +287,7 @@ impl Trace for Opensnoop {
 
         let columns = self.columns();
         session.out().header(&columns)?;
-        let mut cgroups = names::Cgroups::default();
+        let mut cgroups = names::Cgroups::of(skeleton.object())?;
         let mut submitted = HashMap::new();
         session.stream(&skeleton.maps.events, |bytes, out| {
             let (record, tail) = kscope::record::<Record>(bytes)?;
@@ -256,8 +332,8 @@ impl Opensnoop {
         cgroup: Vec<u8>,
     ) -> anyhow::Result<()> {
         let (path, names) = tail.split_at(usize::from(record.path_len).min(tail.len()));
-        let full_path = if self.full_path { full_path(&record, path, names) } else { None };
+        let full = if self.full_path { FullPath::new(&record, path, names) } else { None };
         let time = out.clock().wall(record.time_ns);
-        Ok(out.row(columns, &Open { time, record, path: path.to_vec(), full_path, cgroup })?)
+        Ok(out.row(columns, &Open { time, record, path: path.to_vec(), full, cgroup })?)
     }
 }

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #include "kscope.bpf.h"
+#include "cgroup_names.bpf.h"
 #include "events.bpf.h"
 #include "fd.bpf.h"
 #include "filter.bpf.h"
 #include "path.bpf.h"
 #include "syscall.bpf.h"
+#include "uring.bpf.h"
 #include "opensnoop.h"
 
-#define AT_FDCWD -100
 #ifdef __TARGET_ARCH_arm64
 #define O_LARGEFILE 0400000
 #else
@@ -17,13 +18,12 @@
  */
 #define CREAT_FLAGS 01101
 #define URING_IN_FLIGHT_MAX 4096
+#define RESOLVE_IN_ROOT 0x10
 
 const volatile bool failed_only;
 const volatile bool want_uid;
 const volatile bool want_cgroup;
 const volatile bool full_path;
-/* io_uring_complete passes the completion entry; before 6.16, user data and result instead. */
-const volatile bool uring_complete_has_cqe;
 
 struct opensnoop_scratch {
 	struct opensnoop_event event;
@@ -84,34 +84,37 @@ static __always_inline struct opensnoop_scratch *new_event(enum opensnoop_kind k
 	pid_tgid = current_pids();
 	event->tgid = pid_tgid >> 32;
 	event->tid = pid_tgid;
-	if (want_uid)
-		event->uid = bpf_get_current_uid_gid();
+	if (want_uid) {
+		const struct cred *cred = CURRENT(cred);
+
+		event->uid = FIELD(CURRENT_IS_TYPED(), cred, uid.val);
+		event->fsuid = FIELD(CURRENT_IS_TYPED(), cred, fsuid.val);
+	}
 	if (want_cgroup)
 		event->cgroup = bpf_get_current_cgroup_id();
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
 	return s;
 }
 
-/* The names of the directory that a relative path starts from, behind the path. */
-static __always_inline void add_directory(struct opensnoop_scratch *s, __u32 at, int dfd)
+/*
+ * The names of the directory that the path starts from, behind the path: of an absolute one, the
+ * root, which is the caller's own.
+ */
+static __always_inline void add_directory(struct opensnoop_scratch *s, __u32 at, int dfd,
+					  __u64 resolve)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct opensnoop_event *event = &s->event;
 	const struct path *start;
 
-	if (dfd == AT_FDCWD) {
-		start = &BPF_CORE_READ(task, fs)->pwd;
-	} else {
-		struct file *file = fd_file(dfd);
-
-		if (!file) {
-			s->event.dir_incomplete = 1;
-			return;
-		}
-		start = &file->f_path;
+	event->in_root = !!(resolve & RESOLVE_IN_ROOT);
+	start = s->tail[0] == '/' && !event->in_root ? path_root() : path_at(dfd);
+	if (!start) {
+		event->dir_unknown = 1;
+		return;
 	}
 	if (at > OPENSNOOP_PATH_MAX)
 		return;
-	s->event.dir_incomplete = !path_names(s->tail + at, &s->event.dir_len, start);
+	event->dir_marks = path_names(s->tail + at, &event->dir_len, &event->dir_below, start);
 }
 
 /* The bounds that the verifier has lost sight of hold by what wrote the lengths. */
@@ -139,7 +142,7 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 	struct opensnoop_event *event;
 	struct open_how how = {};
 	enum opensnoop_call call;
-	int dfd = AT_FDCWD;
+	int dfd = PATH_AT_FDCWD;
 	const char *path;
 	bool compat;
 	__u32 len;
@@ -183,8 +186,8 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 		}
 	}
 	len = set_path(event, read_user_str(s->tail, OPENSNOOP_PATH_MAX, path));
-	if (full_path && len && s->tail[0] != '/')
-		add_directory(s, len, dfd);
+	if (full_path && len)
+		add_directory(s, len, dfd, how.resolve);
 	events_output(s, size_of(s), event->time_ns);
 	return 0;
 }
@@ -234,8 +237,8 @@ static __always_inline int on_uring_submit(struct io_kiocb *req)
 	s->event.direct = !!BPF_CORE_READ(open, file_slot);
 	len = set_path(&s->event,
 		       bpf_probe_read_kernel_str(s->tail, OPENSNOOP_PATH_MAX, uring_path(open)));
-	if (full_path && len && s->tail[0] != '/')
-		add_directory(s, len, BPF_CORE_READ(open, dfd));
+	if (full_path && len)
+		add_directory(s, len, BPF_CORE_READ(open, dfd), BPF_CORE_READ(open, how.resolve));
 	/* Stored first: the completion may come on another CPU before this program ends. */
 	if (bpf_map_update_elem(&uring_in_flight, &key, &one, BPF_ANY)) {
 		count(GENERATED);
@@ -270,10 +273,7 @@ int uring_complete__tp_btf(__u64 *ctx)
 	NO_PREEMPT();
 	if (bpf_map_delete_elem(&uring_in_flight, &key))
 		return 0;
-	if (uring_complete_has_cqe)
-		event.ret = BPF_CORE_READ((struct io_uring_cqe *)RAW_ARG(ctx, 2), res);
-	else
-		event.ret = RAW_ARG(ctx, 3);
+	event.ret = URING_RESULT(ctx);
 	event.kind = OPENSNOOP_URING_COMPLETE;
 	event.req = key;
 	event.time_ns = bpf_ktime_get_boot_ns();

@@ -29,19 +29,23 @@ struct opensnoop_event {
 	__u32 tgid;
 	__u32 tid;
 	__u32 uid;
+	__u32 fsuid;
 	__s32 ret;
 	__u16 path_len;
-	__u16 dir_len; /* names from the innermost outwards, each ended by a NUL */
+	__u16 dir_len;	 /* names from the innermost outwards, each ended by a NUL */
+	__u16 dir_below; /* so many bytes of these are below the caller's root */
 	__u8 kind;
 	__u8 call;
 	__u8 compat;
 	__u8 path_unreadable;
-	__u8 dir_incomplete;
+	__u8 dir_unknown;
+	__u8 dir_marks; /* enum path_mark */
+	__u8 in_root;	/* openat2: the directory stands for the root */
 	__u8 direct; /* io_uring: the file got no descriptor but a place in the ring's own table */
 	__u8 pad[2];
 	__u8 comm[16];
 };
 
-_Static_assert(sizeof(struct opensnoop_event) == 80, "size of opensnoop_event");
+_Static_assert(sizeof(struct opensnoop_event) == 88, "size of opensnoop_event");
 
 #endif

@@ -85,7 +85,7 @@ impl Trace for Profile {
             rodata.filter.own_tgid = u32::MAX;
         }
         self.stacks.size_maps(open.open_object_mut())?;
-        let taken = Hooks::new().choose(open.open_object_mut(), &Kernel::new()?)?;
+        let taken = self.stacks.hooks(Hooks::new()).choose(open.open_object_mut(), &Kernel::new()?)?;
         let skeleton = session::load(open)?;
         let sampler = Sampler::open(self.frequency, &cpus)?;
         let files = self.stacks.create_files(&self.common)?;
@@ -93,10 +93,12 @@ impl Trace for Profile {
         let keep = &symbols::CAPABILITIES;
         let mut session =
             Session::start_with(Self::NAME, &self.common, skeleton.object(), &taken, keep, attach)?;
-        let stacks = Stacks::start(&self.stacks, stack::Taken::AtSample)?;
+        let stacks =
+            Stacks::start(&self.stacks, stack::Taken::AtSample, stack_slots(&skeleton.maps.stack_slots)?)?;
         session.banner(&format!("Sampling at {} Hz; Ctrl-C ends it.", self.frequency));
 
-        session.stream(&skeleton.maps.events, |record, _| Ok(stacks.record::<types::stack_head>(record)?))?;
+        let on_record = |record: &[u8], _: &mut _| Ok(stacks.record::<types::stack_head>(record)?);
+        session.stream_following(&mut stacks.ends(|| ()), &skeleton.maps.events, on_record)?;
         if self.common.dry_run {
             return Ok(session.finish()?);
         }

@@ -185,7 +185,7 @@ impl Trace for Runqlat {
             if !out.is_due() {
                 return Ok(());
             }
-            let (interval_s, added) = tables.next();
+            let (interval_s, added) = tables.take();
             out.interval_time()?;
             let mut printed = false;
             for ((tgid, tid, pidns), (hist, comm)) in added {

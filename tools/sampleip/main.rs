@@ -43,7 +43,7 @@ use types::sampleip_key as Key;
 use types::sampleip_totals as Totals;
 use types::sampleip_value as Entry;
 
-kscope::records!(Key: 16, Entry: 24);
+kscope::records!(Key: 24, Entry: 24);
 
 kscope::tool!(Sampleip);
 
@@ -85,8 +85,8 @@ struct Sampleip {
     common: Common,
 }
 
-/// Process and address; the process is 0 for the kernel's.
-type Address = (u32, u64);
+/// Process, where its first stack begins, and address; the former are 0 for the kernel's.
+type Address = (u32, u64, u64);
 /// Function and module.
 type Names = HashMap<Address, (String, String)>;
 
@@ -166,12 +166,12 @@ impl Trace for Sampleip {
             let entries = turns.take::<Key, Entry>()?;
             let totals = maps.bss_data.as_deref().map(|bss| bss.totals).unwrap_or_default();
             out.export(|to| self.export(to, &mut names, &entries, &totals));
-            let samples = |(key, entry): &(Key, Entry)| ((key.tgid, key.ip), Samples::of(entry));
+            let samples = |(key, entry): &(Key, Entry)| (address_of(key), Samples::of(entry));
             tables.add(out, entries.iter().map(samples), |samples| samples.count);
             if !out.is_due() {
                 return Ok(());
             }
-            sampled = Some((tables.next().1, totals, sampler.expected()?));
+            sampled = Some((tables.take().1, totals, sampler.expected()?));
             Ok(())
         })?;
         if let Some((entries, totals, expected)) = sampled {
@@ -205,7 +205,7 @@ impl Sampleip {
         let mut known = std::mem::take(names);
         let mut new = BTreeMap::new();
         for (key, entry) in entries {
-            let address = (key.tgid, key.ip);
+            let address = address_of(key);
             match known.remove(&address) {
                 Some(name) => _ = names.insert(address, name),
                 None => _ = new.insert(address, Samples::of(entry)),
@@ -213,10 +213,10 @@ impl Sampleip {
         }
         for row in rows_of(new, false) {
             let name = (row.name.unwrap_or_default(), row.module.unwrap_or_default());
-            names.insert((row.process.map_or(0, |(pid, _)| pid), row.address), name);
+            names.insert((row.process.map_or(0, |(pid, _)| pid), row.stack_start, row.address), name);
         }
         for (key, entry) in entries {
-            if let Some((function, module)) = names.get(&(key.tgid, key.ip)) {
+            if let Some((function, module)) = names.get(&address_of(key)) {
                 to.add(&FUNCTION, &[("function", function), ("module", module)], entry.samples);
             }
         }
@@ -236,19 +236,20 @@ fn rows_of(sampled: BTreeMap<Address, Samples>, by_symbol: bool) -> Vec<Sampled>
     let mut symbols = Symbols::new();
     let mut rows = Vec::with_capacity(sampled.len());
     // One question to the symboliser for each process: it reads a process's maps once for all.
-    let mut spaces: BTreeMap<Option<u32>, Vec<(u64, Samples)>> = BTreeMap::new();
+    let mut spaces: BTreeMap<_, Vec<(u64, Samples)>> = BTreeMap::new();
     for (address, samples) in sampled {
-        spaces.entry(process(address)).or_default().push((address.1, samples));
+        spaces.entry((process(address), address.1)).or_default().push((address.2, samples));
     }
-    for (process, sampled) in spaces {
+    for ((process, stack_start), sampled) in spaces {
         let addresses: Vec<u64> = sampled.iter().map(|(ip, _)| *ip).collect();
         let found = match process {
             None => symbols.kernel(&addresses),
-            Some(pid) => symbols.process(pid, &addresses),
+            Some(pid) => symbols.process(pid, stack_start, &addresses),
         };
         for ((address, samples), symbol) in sampled.into_iter().zip(found) {
             rows.push(Sampled {
                 address,
+                stack_start,
                 name: symbol.name,
                 module: symbol.module,
                 offset: symbol.offset,
@@ -263,8 +264,12 @@ fn rows_of(sampled: BTreeMap<Address, Samples>, by_symbol: bool) -> Vec<Sampled>
     rows
 }
 
+fn address_of(key: &Key) -> Address {
+    (key.tgid, key.stack_start, key.ip)
+}
+
 /// Whose address it is; nobody's, if it is the kernel's, which has the upper half of the address space.
-fn process((tgid, ip): Address) -> Option<u32> {
+fn process((tgid, _, ip): Address) -> Option<u32> {
     (ip.cast_signed() >= 0).then_some(tgid)
 }
 

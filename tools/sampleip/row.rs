@@ -10,6 +10,8 @@ use kscope::row::Value;
 pub struct Sampled {
     /// The instruction pointer.
     pub address: u64,
+    /// Where the process's first stack begins.
+    pub stack_start: u64,
     /// The function, or why it has no name.
     pub name: Result<String, String>,
     /// Kernel module, executable or library.

@@ -43,8 +43,14 @@ int sample(struct bpf_perf_event_data *ctx)
 	}
 	if (!(kernel ? list_kernel : list_user))
 		return 0;
-	if (!kernel)
+	if (!kernel) {
 		key.tgid = current_pids() >> 32;
+		key.stack_start =
+			CURRENT_IS_TYPED()
+				? bpf_get_current_task_btf()->mm->start_stack
+				: BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), mm,
+						start_stack);
+	}
 
 	bpf_get_current_comm(first.comm, sizeof(first.comm));
 	value = turns_value(&key, &first);

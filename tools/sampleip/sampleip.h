@@ -4,11 +4,12 @@
 
 struct sampleip_key {
 	__u64 ip;
-	__u32 tgid; /* 0 for a kernel address */
+	__u64 stack_start; /* tells the program from one that the process executes later */
+	__u32 tgid;	   /* 0 for a kernel address */
 	__u32 pad;
 };
 
-_Static_assert(sizeof(struct sampleip_key) == 16, "size of sampleip_key");
+_Static_assert(sizeof(struct sampleip_key) == 24, "size of sampleip_key");
 
 struct sampleip_value {
 	__u64 samples;

@@ -164,7 +164,7 @@ impl Trace for Syscount {
             if !out.is_due() {
                 return Ok(());
             }
-            let (interval_s, table) = tables.next();
+            let (interval_s, table) = tables.take();
             let mut rows = self.rows_of(interval_s, table, &names);
             rows.sort_by_key(|row| Reverse((row.total_ns, row.count)));
             let all = if out.is_json() { u32::MAX } else { TOP };

@@ -5,6 +5,7 @@
 #include "syscall.bpf.h"
 #include "task.bpf.h"
 #include "turns.bpf.h"
+#include "uring.bpf.h"
 #include "syscount.h"
 
 #define ERRNO_MAX 4095
@@ -19,8 +20,6 @@ const volatile bool failed_only;
 const volatile __u32 only_errno;
 /* The hook exec is there, and tells execveat from execve. */
 const volatile bool exec_is_known;
-/* io_uring_complete passes the completion entry; before 6.16, user data and result instead. */
-const volatile bool uring_complete_has_cqe;
 
 /* The call that a task is in: kept where it is measured, and of a task that execs. */
 struct syscount_begun {
@@ -260,25 +259,6 @@ TRACEPOINT_HOOK(exit, "sched_process_exit", on_exit())
 
 TASK_VALUES_EXIT(begun)
 
-/* 6.13 took the task out of the request, and left the way to it. */
-struct io_uring_task___task {
-	struct task_struct *task;
-} __attribute__((preserve_access_index));
-
-struct io_kiocb___tctx {
-	struct io_uring_task___task *tctx;
-} __attribute__((preserve_access_index));
-
-/* Who submitted it: completions come in whatever task is running. */
-static __always_inline struct task_struct *uring_task(struct io_kiocb *req)
-{
-	struct io_kiocb___tctx *newer = (void *)req;
-
-	if (bpf_core_field_exists(newer->tctx))
-		return BPF_CORE_READ(newer, tctx, task);
-	return BPF_CORE_READ(req, task);
-}
-
 static __always_inline int on_uring_submit(struct io_kiocb *req)
 {
 	__u64 key = (__u64)req;
@@ -330,13 +310,8 @@ static __always_inline int on_uring_complete(struct io_kiocb *req, int res)
 	return 0;
 }
 
-#define URING_COMPLETE(ctx)                                                                        \
-	on_uring_complete((struct io_kiocb *)(ctx)[1],                                             \
-			  uring_complete_has_cqe                                                   \
-				  ? BPF_CORE_READ((struct io_uring_cqe *)RAW_ARG(ctx, 2), res)     \
-				  : (int)RAW_ARG(ctx, 3))
-
-TRACEPOINT_HOOK(uring_complete, "io_uring_complete", URING_COMPLETE(ctx))
+TRACEPOINT_HOOK(uring_complete, "io_uring_complete",
+		on_uring_complete((struct io_kiocb *)ctx[1], URING_RESULT(ctx)))
 
 TRACEPOINT_HOOK(uring_submit, "io_uring_submit_req", on_uring_submit((struct io_kiocb *)ctx[0]))
 

@@ -18,9 +18,11 @@ use kscope::cli::Filter;
 use kscope::cli::Interval;
 use kscope::cli::Metrics;
 use kscope::maps;
+use kscope::maps::Turns;
 use kscope::names;
 use kscope::net;
 use kscope::net::Ports;
+use kscope::net::SocketColumns;
 use kscope::out::Out;
 use kscope::pinned::PinnedMaps;
 use kscope::row::RowInfo;
@@ -35,10 +37,18 @@ mod row;
 
 kscope::skeleton!("tcpconnect");
 use types::kscope_ends as Ends;
+use types::kscope_place as Place;
 use types::tcpconnect_count as Sum;
 use types::tcpconnect_event as Record;
+use types::tcpconnect_key as Key;
 
-kscope::records!(Ends: 36, Sum: 16, Record: 96);
+kscope::growing!(Sum: connects, failed);
+kscope::records!(Ends: 36, Place: 12, Key: 68, Sum: 16, Record: 128);
+
+/// So many pairs of ends are counted between two readings.
+const COUNTS_MAX: u32 = 16_384;
+/// So many have a row of their own in a summary.
+const ROWS_MAX: usize = 65_536;
 
 kscope::tool!(Tcpconnect);
 
@@ -76,6 +86,8 @@ struct Tcpconnect {
     #[command(flatten)]
     pinned: PinnedMaps,
     #[command(flatten)]
+    columns: SocketColumns,
+    #[command(flatten)]
     cgroup: CgroupColumn,
     #[command(flatten)]
     filter: Filter,
@@ -83,6 +95,32 @@ struct Tcpconnect {
     buffer: Buffer,
     #[command(flatten)]
     common: Common,
+}
+
+/// What was counted since the last summary. Where metrics are exported without an interval, that can be long.
+#[derive(Default)]
+struct Sums(BTreeMap<Vec<u8>, (Key, Sum)>);
+
+impl Sums {
+    fn add(&mut self, key: Key, sum: Sum) {
+        let bytes = |key: &Key| {
+            let Key { ends, place, asked, asked_port, is_moved, pad: _ } = key;
+            let numbers = [ends.local_port, ends.remote_port, *asked_port, (*is_moved).into()];
+            let numbers = numbers.iter().flat_map(|number| number.to_ne_bytes());
+            let places = [place.netns, place.scope].into_iter().flat_map(u32::to_ne_bytes);
+            [ends.local, ends.remote, *asked].into_iter().flatten().chain(numbers).chain(places).collect()
+        };
+        let mut key = key;
+        if self.0.len() >= ROWS_MAX && !self.0.contains_key(&bytes(&key)) {
+            key = Key::default();
+        }
+        let (_, all) = self.0.entry(bytes(&key)).or_insert_with(|| (key, Sum::default()));
+        *all = all.plus(sum);
+    }
+
+    fn into_rows(self) -> impl Iterator<Item = (Key, Sum)> {
+        self.0.into_values()
+    }
 }
 
 impl Trace for Tcpconnect {
@@ -110,6 +148,7 @@ impl Trace for Tcpconnect {
             rodata.ip_version = if self.ipv4 { 4 } else { u8::from(self.ipv6) * 6 };
             rodata.counting = counting;
             rodata.count_local_ports = self.source_port;
+            rodata.sent_only = self.sent_only;
             rodata.filter_cgroup_map = self.pinned.cgroupmap.is_some();
             rodata.filter_mntns_map = self.pinned.mntnsmap.is_some();
             let ports = &mut rodata.remote_ports;
@@ -117,10 +156,12 @@ impl Trace for Tcpconnect {
         }
         let pinned = self.pinned.open(open.open_object_mut())?;
         session::set_buffer(open.open_object_mut(), &self.buffer)?;
-        session::set_max_entries(open.open_object_mut(), "counts", if counting { 16384 } else { 1 })?;
+        for map in ["turn_a", "turn_b"] {
+            session::set_max_entries(open.open_object_mut(), map, if counting { COUNTS_MAX } else { 1 })?;
+        }
         // The other ways of this hook are run at the end of every system call of every process.
         let hooks = Hooks::new().prefer("refused", "fexit");
-        let hooks = if self.sent_only { hooks.without(&["refused"]) } else { hooks };
+        let hooks = if self.sent_only { hooks.without(&["refused", "destroy"]) } else { hooks };
         let taken = hooks.choose(open.open_object_mut(), &Kernel::new()?)?;
         let skeleton = session::load(open)?;
         pinned.put_into(skeleton.object())?;
@@ -134,14 +175,15 @@ impl Trace for Tcpconnect {
 
 impl Tcpconnect {
     fn stream(&self, session: &mut Session, skeleton: &TcpconnectSkel<'_>) -> anyhow::Result<()> {
-        let mut titles = vec!["PID", "COMM", "IP", "SADDR", "DADDR", "DPORT", "MS", "RESULT"];
+        let mut titles = vec!["PID", "COMM", "IP", "SADDR", "DADDR", "DPORT", "MS", "RESULT", "ASKED"];
         titles.extend(self.common.timestamps.map(|_| "TIME"));
         titles.extend(self.print_uid.then_some("UID"));
         titles.extend(self.source_port.then_some("SPORT"));
         titles.extend(self.cgroup.print_cgroup.then_some("CGROUP"));
+        titles.extend(self.columns.titles());
         let columns = Columns::new(&titles);
         session.out().header(&columns)?;
-        let mut cgroups = names::Cgroups::default();
+        let mut cgroups = names::Cgroups::of(skeleton.object())?;
         let mut print = |record: Record, out: &mut Out| {
             let (time, cgroup) = (out.clock().wall(record.time_ns), cgroups.path(record.cgroup));
             out.row(&columns, &Connect { time, record, cgroup })
@@ -160,27 +202,26 @@ impl Tcpconnect {
     }
 
     fn count(&self, session: &mut Session, skeleton: &TcpconnectSkel<'_>) -> anyhow::Result<()> {
-        let mut titles = vec!["LADDR", "RADDR", "RPORT", "CONNECTS", "FAILED"];
+        let mut titles = vec!["LADDR", "RADDR", "RPORT", "CONNECTS", "FAILED", "ASKED"];
         titles.extend(self.source_port.then_some("LPORT"));
+        titles.extend(self.columns.print_netns.then_some("NETNS"));
         let columns = Columns::new(&titles);
         session.banner("Counting connects, until Ctrl-C.");
-        let mut before: BTreeMap<_, Sum> = BTreeMap::new();
+        let maps = &skeleton.maps;
+        let mut turns = Turns::new(&maps.turn, &maps.turn_a, &maps.turn_b);
+        let mut sums = Sums::default();
         session.intervals(&self.interval, |out| {
-            let sums = maps::entries::<Ends, Sum>(&skeleton.maps.counts)?;
-            out.export(|to| sums.iter().for_each(|(ends, sum)| row::export(to, ends, sum)));
+            let counted = turns.take::<Key, Sum>()?;
+            out.export(|to| counted.iter().for_each(|(key, sum)| row::export(to, key, sum)));
+            counted.into_iter().for_each(|(key, sum)| sums.add(key, sum));
             if !out.is_due() {
                 return Ok(());
             }
             out.interval_time()?;
-            let mut rows = Vec::new();
-            for (ends, sum) in sums {
-                let key = (ends.local, ends.local_port, ends.remote, ends.remote_port);
-                let old = before.insert(key, sum).unwrap_or_default();
-                let (connects, failed) = (sum.connects - old.connects, sum.failed - old.failed);
-                if connects > 0 {
-                    rows.push(Count { time: Wall::now(), ends, connects, failed });
-                }
-            }
+            let time = Wall::now();
+            let row =
+                |(key, sum): (Key, Sum)| Count { time, key, connects: sum.connects, failed: sum.failed };
+            let mut rows: Vec<Count> = std::mem::take(&mut sums).into_rows().map(row).collect();
             rows.sort_by_key(|row| std::cmp::Reverse(row.connects));
             Ok(out.table(&columns, &rows)?)
         })

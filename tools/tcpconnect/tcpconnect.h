@@ -14,7 +14,7 @@ enum tcpconnect_result {
 /* A connect, when its result is known. */
 struct tcpconnect_event {
 	__u64 time_ns; /* CLOCK_BOOTTIME, at the result; in the map of attempts, at the beginning */
-	__u64 latency_ns; /* 0: no packet was sent */
+	__u64 latency_ns; /* 0: no packet was sent, or it is not known when */
 	__u64 cgroup;
 	__u32 tgid;
 	__u32 tid;
@@ -22,13 +22,29 @@ struct tcpconnect_event {
 	__u32 error;
 	__u8 comm[16];
 	struct kscope_ends ends;
+	struct kscope_place place;
+	/* What the program asked for, where the kernel made another remote end of it. */
+	__u8 asked[16];
+	__u16 asked_port;
+	__u8 is_moved;
 	__u8 result;
-	__u8 pad[3];
+	__u32 pad;
 };
 
-_Static_assert(sizeof(struct tcpconnect_event) == 96, "size of tcpconnect_event");
+_Static_assert(sizeof(struct tcpconnect_event) == 128, "size of tcpconnect_event");
 
 /* Connects between two ends, of which the local port is 0 unless asked for. */
+struct tcpconnect_key {
+	struct kscope_ends ends;
+	struct kscope_place place; /* of whatever MPTCP connection */
+	__u8 asked[16];
+	__u16 asked_port;
+	__u8 is_moved;
+	__u8 pad;
+};
+
+_Static_assert(sizeof(struct tcpconnect_key) == 68, "size of tcpconnect_key");
+
 struct tcpconnect_count {
 	__u64 connects;
 	__u64 failed;

@@ -19,6 +19,7 @@ use kscope::names;
 use kscope::net;
 use kscope::net::HasEnds;
 use kscope::net::Ports;
+use kscope::net::SocketColumns;
 use kscope::out::Out;
 use kscope::row::Field;
 use kscope::row::Kind;
@@ -31,10 +32,13 @@ use libbpf_rs::skel::OpenSkel as _;
 use libbpf_rs::skel::Skel as _;
 
 kscope::skeleton!("tcplife");
+use types::kscope_ends as Ends;
+use types::kscope_place as Place;
 use types::tcplife_event as Record;
+use types::tcplife_owner as Owner;
 use types::tcplife_side as Side;
 
-kscope::records!(Record: 104);
+kscope::records!(Ends: 36, Place: 12, Owner: 32, Record: 120);
 
 kscope::tool!(Tcplife);
 
@@ -62,6 +66,8 @@ struct Tcplife {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1 << 22))]
     connections: u32,
     #[command(flatten)]
+    columns: SocketColumns,
+    #[command(flatten)]
     cgroup: CgroupColumn,
     #[command(flatten)]
     filter: Filter,
@@ -80,7 +86,7 @@ struct Connection {
 
 impl Connection {
     fn of_owner<'a>(&'a self, value: Value<'a>) -> Value<'a> {
-        if self.record.tgid == 0 { Value::Null } else { value }
+        if self.record.owner.tgid == 0 { Value::Null } else { value }
     }
 
     fn side(&self) -> Value<'_> {
@@ -103,32 +109,34 @@ fn kib(bytes: u64) -> Value<'static> {
     Value::Float(bytes as f64 / 1024.0, 2)
 }
 
-kscope::has_ends!(Connection, record.ends);
+kscope::has_ends!(Connection, record);
 
 impl Row for Connection {
     const TYPE: &'static str = "event";
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("time", Kind::Time, "When it ended", |r: &Self| Value::Time(r.time)).column("TIME", 9),
         Field::new("pid", Kind::Uint, "Id of the process that owns it", |r: &Self| {
-            r.of_owner(Value::Uint(r.record.tgid.into()))
+            r.of_owner(Value::Uint(r.record.owner.tgid.into()))
         })
         .nullable()
         .column("PID", 7),
         Field::new("comm", Kind::Bytes, "Name of the owner's thread", |r: &Self| {
-            r.of_owner(Value::Bytes(c_bytes(&r.record.comm)))
+            r.of_owner(Value::Bytes(c_bytes(&r.record.owner.comm)))
         })
         .nullable()
         .column("COMM", 11),
         Field::new("uid", Kind::Uint, "User id of the owner", |r: &Self| {
-            r.of_owner(Value::Uint(r.record.uid.into()))
+            r.of_owner(Value::Uint(r.record.owner.uid.into()))
         })
         .nullable(),
-        Field::cgroup(|r: &Self| r.of_owner(Value::Bytes(&r.cgroup))).nullable(),
+        Field::cgroup(|r: &Self| r.of_owner(Value::known(&r.cgroup))).nullable(),
         Field::new("side", Kind::Text, "connected, or accepted", Self::side).nullable(),
         Field::new("ip_version", Kind::Uint, "4 or 6, as its packets are", Self::ip_version).nullable(),
-        Field::local_address("LADDR"),
+        Field::local_address(),
+        Field::local_column("LADDR"),
         Field::local_port("LPORT", "Port on this host"),
-        Field::remote_address("RADDR"),
+        Field::remote_address(),
+        Field::remote_column("RADDR"),
         Field::remote_port("RPORT"),
         Field::table_only("TX_KB", 6, "KiB that the other side acknowledged", |r: &Self| kib(r.record.sent)),
         Field::table_only("RX_KB", 6, "KiB received", |r: &Self| kib(r.record.received)),
@@ -138,7 +146,7 @@ impl Row for Connection {
         Field::new("received_bytes", Kind::Uint, "Bytes of data received", |r: &Self| {
             Value::Uint(r.record.received)
         }),
-        Field::table_only("MS", 0, "Milliseconds from the establishment to the end", |r: &Self| {
+        Field::table_only("MS", 10, "Milliseconds from the establishment to the end", |r: &Self| {
             r.duration(1e6, 2)
         }),
         Field::new(
@@ -148,6 +156,9 @@ impl Row for Connection {
             |r: &Self| r.duration(1e3, 3),
         )
         .nullable(),
+        Field::netns(),
+        Field::scope(),
+        Field::mptcp_token(),
     ];
 }
 
@@ -165,25 +176,37 @@ impl Trace for Tcplife {
 
     fn run(self) -> anyhow::Result<()> {
         let mut storage = MaybeUninit::uninit();
+        let kernel = Kernel::new()?;
         let mut open = session::open(TcplifeSkelBuilder::default(), &mut storage, &self.common)?;
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
             kscope::set_filter!(rodata, &self.filter);
             rodata.ip_version = if self.ipv4 { 4 } else { u8::from(self.ipv6) * 6 };
+            rodata.uring_complete_has_cqe = kernel.tracepoint_arg_is_pointer("io_uring_complete", 2);
             let (local, remote) = (&mut rodata.local_ports, &mut rodata.remote_ports);
             net::set_ports(&mut local.bits, &mut local.some, &self.local_ports);
             net::set_ports(&mut remote.bits, &mut remote.some, &self.remote_ports);
         }
         session::set_buffer(open.open_object_mut(), &self.buffer)?;
         session::set_max_entries(open.open_object_mut(), "connections", self.connections)?;
-        let taken = Hooks::new().choose(open.open_object_mut(), &Kernel::new()?)?;
+        // Of these there are few, and a filter's are lost where they find no room.
+        session::set_max_entries(open.open_object_mut(), "unowned", (self.connections / 4).max(1024))?;
+        let taken = Hooks::new()
+            .with_pointer("io_uring_complete", 1)
+            .optional(
+                &["uring_accept"],
+                "the owner of a connection that io_uring accepts into a slot of a ring is known only if it closes it \
+                 itself",
+            )
+            .choose(open.open_object_mut(), &kernel)?;
+        drop(kernel);
         let skeleton = session::load(open)?;
         let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
 
         let columns = self.columns();
         session.out().header(&columns)?;
-        let mut cgroups = names::Cgroups::default();
+        let mut cgroups = names::Cgroups::of(skeleton.object())?;
         let mut print = |record: Record, out: &mut Out| {
-            let (time, cgroup) = (out.clock().wall(record.time_ns), cgroups.path(record.cgroup));
+            let (time, cgroup) = (out.clock().wall(record.time_ns), cgroups.path(record.owner.cgroup));
             out.row(&columns, &Connection { time, record, cgroup })
         };
         session.stream(&skeleton.maps.events, |bytes, out| {
@@ -208,6 +231,7 @@ impl Tcplife {
         let mut titles = vec!["PID", "COMM", "LADDR", "LPORT", "RADDR", "RPORT", "TX_KB", "RX_KB", "MS"];
         titles.extend(self.common.timestamps.map(|_| "TIME"));
         titles.extend(self.cgroup.print_cgroup.then_some("CGROUP"));
+        titles.extend(self.columns.titles());
         let columns = Columns::new(&titles);
         if self.wide { columns.widened(&["COMM"], 17).widened(&["LADDR", "RADDR"], 27) } else { columns }
     }

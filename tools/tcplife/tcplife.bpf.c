@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #include "kscope.bpf.h"
+#include "cgroup_names.bpf.h"
 #include "events.bpf.h"
 #include "filter.bpf.h"
 #include "sock.bpf.h"
+#include "uring.bpf.h"
 #include "tcplife.h"
 
 #define PF_KTHREAD 0x00200000
 #define SHUTDOWN_MASK 3
+#define SUBFLOWS_MAX 8 /* the kernel's MPTCP_PM_ADDR_MAX */
 
 /* 4 or 6 alone; 0: both. */
 const volatile __u8 ip_version;
@@ -15,13 +18,11 @@ const volatile struct kscope_ports remote_ports;
 
 struct tcplife_connection {
 	__u64 began_ns; /* when it was established; 0: not yet, or before the tool was there */
-	__u64 cgroup;	/* of the owner, as what follows */
-	__u32 tgid;	/* 0: not known yet */
-	__u32 uid;
-	__u8 comm[16];
+	struct tcplife_owner owner;
 	__u8 side;
 	__u8 passes; /* whether the owner passes the filters */
-	__u8 pad[6];
+	__u8 pad[2];
+	__u32 mptcp; /* the token, which the kernel may have forgotten at the end */
 };
 
 /*
@@ -38,11 +39,11 @@ struct {
 
 /*
  * Connections that the other side has ended while somebody still has them open, which nothing has
- * told yet: whoever closes the socket later is the owner.
+ * told yet: whoever closes the socket later is the owner. User space sets the size.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
+	__uint(max_entries, 1);
 	__type(key, __u64);
 	__type(value, struct tcplife_event);
 } unowned SEC(".maps");
@@ -56,25 +57,91 @@ static __always_inline void keep(__u64 key, const struct tcplife_connection *con
 		count(DROPPED_MAP_FULL);
 }
 
-/* The running task is the one that uses the socket. */
-static __always_inline void set_owner(struct tcplife_connection *connection)
+static __always_inline void set_owner(struct tcplife_connection *connection,
+				      struct task_struct *task)
 {
-	connection->tgid = current_pids() >> 32;
-	connection->uid = bpf_get_current_uid_gid();
-	bpf_get_current_comm(connection->comm, sizeof(connection->comm));
-	connection->cgroup = bpf_get_current_cgroup_id();
+	connection->owner.tgid = task_pids(false, task) >> 32;
+	connection->owner.uid = BPF_CORE_READ(task, cred, uid.val);
+	BPF_CORE_READ_INTO(&connection->owner.comm, task, comm);
+	connection->owner.cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+	connection->passes = filter_task(false, task);
+}
+
+/* The running task is the one that uses the socket, or a thread of io_uring for that. */
+static __always_inline void set_owner_to_current(struct tcplife_connection *connection)
+{
+	struct task_struct *owner = uring_current_owner();
+
+	if (owner) {
+		set_owner(connection, owner);
+		return;
+	}
+	connection->owner.tgid = current_pids() >> 32;
+	connection->owner.uid = bpf_get_current_uid_gid();
+	bpf_get_current_comm(connection->owner.comm, sizeof(connection->owner.comm));
+	connection->owner.cgroup = bpf_get_current_cgroup_id();
 	connection->passes = filter_current();
+}
+
+/* Not a thread of the kernel, which closes what others have left to it. */
+static __always_inline bool current_may_own(void)
+{
+	return !(CURRENT(flags) & PF_KTHREAD);
 }
 
 /*
  * An accepted connection becomes known to its task at the latest when that shuts it down or closes
- * it. Not so where a thread of the kernel does, which closes what others have left to it.
+ * it.
  */
 static __always_inline void learn_owner(bool btf, const struct sock *sk,
 					struct tcplife_connection *connection)
 {
-	if (!connection->tgid && sock_owned_by_task(btf, sk) && !(CURRENT(flags) & PF_KTHREAD))
-		set_owner(connection);
+	if (!connection->owner.tgid && sock_owned_by_task(btf, sk) && current_may_own())
+		set_owner_to_current(connection);
+}
+
+/* What is known of an owner goes to a connection without one. */
+static __always_inline void hand_over(const struct tcplife_connection *from, __u64 key, bool is_new)
+{
+	struct tcplife_connection *known = bpf_map_lookup_elem(&connections, &key);
+	struct tcplife_event *ended;
+
+	if (!known) {
+		if (is_new)
+			keep(key, from);
+	} else if (!known->owner.tgid) {
+		known->owner = from->owner;
+		known->passes = from->passes;
+	}
+	ended = bpf_map_lookup_elem(&unowned, &key);
+	if (!ended || ended->owner.tgid)
+		return;
+	if (from->passes)
+		ended->owner = from->owner;
+	else
+		bpf_map_delete_elem(&unowned, &key);
+}
+
+/*
+ * The running task shuts an MPTCP socket down. Its subflows, which are the connections, end later,
+ * by threads of the kernel.
+ */
+static __always_inline void hand_to_subflows(struct mptcp_sock *mptcp,
+					     const struct tcplife_connection *from)
+{
+	struct list_head *head, *node;
+	struct sock *subflow;
+
+	if (!bpf_core_field_exists(mptcp->conn_list))
+		return;
+	head = __builtin_preserve_access_index(&mptcp->conn_list);
+	node = BPF_CORE_READ(mptcp, conn_list.next);
+	for (int i = 0; i < SUBFLOWS_MAX && node && node != head; i++) {
+		subflow = BPF_CORE_READ((struct mptcp_subflow_context *)node, tcp_sock);
+		hand_over(from, (__u64)subflow,
+			  BPF_CORE_READ(subflow, __sk_common.skc_state) != BPF_TCP_CLOSE);
+		node = BPF_CORE_READ(node, next);
+	}
 }
 
 /* What the arguments ask for. A port that is not known yet passes. */
@@ -98,12 +165,13 @@ static __always_inline void on_established(const struct sock *sk, int from)
 		known->began_ns = bpf_ktime_get_boot_ns();
 		return;
 	}
+	new.mptcp = sock_mptcp_token(sk);
 	new.began_ns = bpf_ktime_get_boot_ns();
 	new.side = from == BPF_TCP_SYN_SENT ? TCPLIFE_CONNECTED : TCPLIFE_ACCEPTED;
 	keep(key, &new);
 }
 
-static __always_inline void on_shutdown(bool btf, const struct sock *sk)
+static __always_inline void on_shutdown(bool btf, const struct sock *sk, int from)
 {
 	__u64 key = (__u64)sk;
 	struct tcplife_connection *known = bpf_map_lookup_elem(&connections, &key);
@@ -114,7 +182,10 @@ static __always_inline void on_shutdown(bool btf, const struct sock *sk)
 		return;
 	}
 	learn_owner(btf, sk, &new);
-	if (new.tgid)
+	/* TCP fast open: it is served before it is established. */
+	if (from == BPF_TCP_SYN_RECV)
+		new.side = TCPLIFE_ACCEPTED;
+	if (new.owner.tgid)
 		keep(key, &new);
 }
 
@@ -164,26 +235,31 @@ static __always_inline void on_close(bool btf, const struct sock *sk, int from,
 	if ((from == BPF_TCP_ESTABLISHED || from == BPF_TCP_CLOSE_WAIT) &&
 	    (FIELD(btf, sk, sk_shutdown) & SHUTDOWN_MASK) == SHUTDOWN_MASK)
 		learn_owner(btf, sk, &connection);
-	if (connection.tgid && !connection.passes)
+	if (connection.owner.tgid && !connection.passes)
 		return;
 	event.time_ns = bpf_ktime_get_boot_ns();
 	if (connection.began_ns)
 		event.duration_ns = event.time_ns - connection.began_ns;
-	event.tgid = connection.tgid;
-	event.uid = connection.uid;
-	event.cgroup = connection.cgroup;
-	__builtin_memcpy(event.comm, connection.comm, sizeof(event.comm));
+	event.owner = connection.owner;
 	event.side = connection.side;
 	event.ends = *ends;
+	sock_place(btf, sk, ends, &event.place);
+	if (connection.mptcp)
+		event.place.mptcp = connection.mptcp;
 	set_bytes(&event, sk, from);
-	/*
-	 * Where there is no room, the owner stays unknown. By a probe read: for a typed load of a
-	 * pointer the verifier looks through all types by name, which takes a millisecond.
-	 */
-	if (!event.tgid && BPF_CORE_READ(sk, sk_socket) &&
-	    !bpf_map_update_elem(&unowned, &key, &event, BPF_ANY))
-		return;
-	if (event.tgid || filter_is_empty())
+	/* By a probe read, as in sock_place(). */
+	if (!event.owner.tgid && BPF_CORE_READ(sk, sk_socket)) {
+		if (!bpf_map_update_elem(&unowned, &key, &event, BPF_ANY))
+			return;
+		/* It may be one of those that were asked for, which nobody will know. */
+		if (!filter_is_empty()) {
+			count(GENERATED);
+			count(LOST_MAP_FULL);
+			return;
+		}
+		count(DROPPED_MAP_FULL);
+	}
+	if (event.owner.tgid || filter_is_empty())
 		events_output(&event, sizeof(event), event.time_ns);
 }
 
@@ -192,19 +268,19 @@ static __always_inline int on_destroy(const struct sock *sk)
 {
 	__u64 key = (__u64)sk;
 	struct tcplife_event *ended = bpf_map_lookup_elem(&unowned, &key);
+	struct tcplife_connection closer = {};
 	struct tcplife_event event;
-	bool passes = filter_is_empty();
+	bool passes;
 
 	if (!ended)
 		return 0;
 	event = *ended;
 	bpf_map_delete_elem(&unowned, &key);
-	if (!(CURRENT(flags) & PF_KTHREAD)) {
-		event.tgid = current_pids() >> 32;
-		event.uid = bpf_get_current_uid_gid();
-		event.cgroup = bpf_get_current_cgroup_id();
-		bpf_get_current_comm(event.comm, sizeof(event.comm));
-		passes = filter_current();
+	passes = event.owner.tgid || filter_is_empty();
+	if (!event.owner.tgid && current_may_own()) {
+		set_owner_to_current(&closer);
+		event.owner = closer.owner;
+		passes = closer.passes;
 	}
 	if (passes)
 		events_output(&event, sizeof(event), bpf_ktime_get_boot_ns());
@@ -216,25 +292,35 @@ static __always_inline int on_state(bool btf, const struct sock *sk, int from, i
 	struct tcplife_connection new = {};
 	struct kscope_ends ends = {};
 	__u64 key = (__u64)sk;
+	__u16 protocol;
 
 	if (to != BPF_TCP_SYN_SENT && to != BPF_TCP_ESTABLISHED && to != BPF_TCP_FIN_WAIT1 &&
 	    to != BPF_TCP_LAST_ACK && to != BPF_TCP_CLOSE)
 		return 0;
 	if (to == BPF_TCP_CLOSE && (from == BPF_TCP_LISTEN || from == BPF_TCP_CLOSE))
 		return 0;
-	if (FIELD(btf, sk, sk_protocol) != IPPROTO_TCP)
+	protocol = FIELD(btf, sk, sk_protocol);
+	if (protocol == IPPROTO_MPTCP && to != BPF_TCP_SYN_SENT && to != BPF_TCP_ESTABLISHED) {
+		learn_owner(btf, sk, &new);
+		if (new.owner.tgid)
+			hand_to_subflows((struct mptcp_sock *)sk, &new);
+	}
+	if (protocol != IPPROTO_TCP)
 		return 0;
 	sock_ends(btf, sk, &ends);
 	if (!ends_pass(&ends)) {
 		/* The port that was chosen since may be one that nobody asked for. */
-		if (to == BPF_TCP_CLOSE && local_ports.some)
+		if (to == BPF_TCP_CLOSE)
 			bpf_map_delete_elem(&connections, &key);
 		return 0;
 	}
 	switch (to) {
 	case BPF_TCP_SYN_SENT:
 		new.side = TCPLIFE_CONNECTED;
-		set_owner(&new);
+		new.mptcp = sock_mptcp_token(sk);
+		/* A thread of the kernel makes further subflows of a program's MPTCP socket. */
+		if (current_may_own() || !sock_mptcp(sk))
+			set_owner_to_current(&new);
 		keep(key, &new);
 		break;
 	case BPF_TCP_ESTABLISHED:
@@ -244,7 +330,7 @@ static __always_inline int on_state(bool btf, const struct sock *sk, int from, i
 		on_close(btf, sk, from, &ends);
 		break;
 	default:
-		on_shutdown(btf, sk);
+		on_shutdown(btf, sk, from);
 	}
 	return 0;
 }
@@ -258,3 +344,38 @@ int destroy__tp(struct trace_event_raw_tcp_event_sk *ctx)
 {
 	return on_destroy(ctx->skaddr);
 }
+
+/*
+ * io_uring has accepted a connection into a slot of the ring's own, which the end of the ring may
+ * close: it belongs to whose ring it is.
+ */
+static __always_inline int on_uring_accept(struct io_ring_ctx *ring, struct io_kiocb *req,
+					   int result)
+{
+	struct sock *sk = sock_of_file(uring_accepted(ring, req, result));
+	struct tcplife_connection connection = {};
+	struct task_struct *task;
+	__u16 protocol;
+
+	if (!sk)
+		return 0;
+	protocol = BPF_CORE_READ(sk, sk_protocol);
+	if (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP)
+		return 0;
+	if (req)
+		task = uring_task(req);
+	else if (current_may_own())
+		task = (struct task_struct *)bpf_get_current_task();
+	else
+		return 0;
+	set_owner(&connection, uring_owner(task));
+	if (protocol == IPPROTO_MPTCP)
+		hand_to_subflows((struct mptcp_sock *)sk, &connection);
+	else
+		hand_over(&connection, (__u64)sk, false);
+	return 0;
+}
+
+TRACEPOINT_HOOK(uring_accept, "io_uring_complete",
+		on_uring_accept((struct io_ring_ctx *)ctx[0], (struct io_kiocb *)ctx[1],
+				URING_RESULT(ctx)))

@@ -23,10 +23,12 @@ const CODE: [u8; 12] = [0, 4, 0, 0xf1, 0xe1, 0xff, 0xff, 0x54, 0xc0, 3, 0x5f, 0x
 const PAGE: NonZeroUsize = NonZeroUsize::new(65536).unwrap();
 const STEPS: u64 = 1_000_000;
 
-/// `--cpu-seconds` of it; with `--name`, the code is in the map under that name.
+/// `--cpu-seconds` of it; with `--name`, the code is in the map under that name, until the end. With `--named-last`, the
+/// map is written at the end, and stays.
 pub fn run(mut args: Args) -> Result<()> {
     let seconds: f64 = args.required("--cpu-seconds")?;
     let name: Option<String> = args.optional("--name")?;
+    let named_last: Option<String> = args.optional("--named-last")?;
     args.finish()?;
     let seconds = Duration::try_from_secs_f64(seconds).context("--cpu-seconds")?;
 
@@ -42,8 +44,9 @@ pub fn run(mut args: Args) -> Result<()> {
     let count_down: extern "C" fn(u64) = unsafe { std::mem::transmute(code.as_ptr()) };
 
     let map = format!("/tmp/perf-{}.map", std::process::id());
+    let line = |name: &str| format!("{:x} {:x} {name}\n", code.as_ptr() as usize, CODE.len());
     if let Some(name) = &name {
-        fs::write(&map, format!("{:x} {:x} {name}\n", code.as_ptr() as usize, CODE.len()))?;
+        fs::write(&map, line(name))?;
     }
     session(|| {
         let end = cpu_time()? + seconds;
@@ -56,6 +59,9 @@ pub fn run(mut args: Args) -> Result<()> {
     })?;
     if name.is_some() {
         fs::remove_file(&map)?;
+    }
+    if let Some(name) = &named_last {
+        fs::write(&map, [line("an older name"), line(name)].concat())?;
     }
     Ok(())
 }

@@ -3,13 +3,17 @@
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::fs::File;
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::ptr::{null, null_mut};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use libc::{AI_NUMERICHOST, addrinfo};
-use nix::unistd::gettid;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+use nix::unistd::{ForkResult, fork, gettid};
 use serde_json::{Value, json};
 
 use crate::args::Args;
@@ -40,6 +44,18 @@ unsafe extern "C" {
         result: *mut *mut Host,
         error: *mut c_int,
     ) -> c_int;
+    fn gethostbyaddr(address: *const c_void, size: libc::socklen_t, family: c_int) -> *mut Host;
+    fn gethostbyaddr_r(
+        address: *const c_void,
+        length: libc::socklen_t,
+        family: c_int,
+        to: *mut Host,
+        buffer: *mut c_char,
+        size: usize,
+        result: *mut *mut Host,
+        error: *mut c_int,
+    ) -> c_int;
+    fn res_query(name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int;
     fn __h_errno_location() -> *mut c_int;
 }
 
@@ -110,6 +126,10 @@ fn act(way: &str) -> Result<()> {
         "gethostbyname_r" => by_name_r(&name, 4096),
         "gethostbyname2_r" => by_name2_r(&name, 4096),
         "small" => by_name_r(&name, 1),
+        "getnameinfo" => name_of(host.parse()?),
+        "gethostbyaddr" => by_address(host.parse()?),
+        "gethostbyaddr_r" => by_address_r(host.parse()?),
+        "res_query" => query(&name),
         "own" => own(&name, host),
         _ => bail!("unknown way to look up: {way}"),
     };
@@ -145,7 +165,11 @@ fn getaddrinfo(name: Option<&CStr>, flags: c_int) -> Value {
         // SAFETY: the call made it.
         unsafe { libc::freeaddrinfo(list) };
     }
-    let error = match code {
+    result("getaddrinfo", code != 0, eai(code))
+}
+
+fn eai(code: c_int) -> Option<&'static str> {
+    match code {
         0 => None,
         libc::EAI_NONAME => Some("EAI_NONAME"),
         libc::EAI_AGAIN => Some("EAI_AGAIN"),
@@ -153,8 +177,60 @@ fn getaddrinfo(name: Option<&CStr>, flags: c_int) -> Value {
         libc::EAI_SYSTEM => Some("EAI_SYSTEM"),
         libc::EAI_NODATA => Some("EAI_NODATA"),
         _ => Some("an error that the workload does not know"),
+    }
+}
+
+/// The bytes of an address, and its family.
+fn bytes_of(address: IpAddr) -> (Vec<u8>, c_int) {
+    match address {
+        IpAddr::V4(address) => (address.octets().to_vec(), libc::AF_INET),
+        IpAddr::V6(address) => (address.octets().to_vec(), libc::AF_INET6),
+    }
+}
+
+fn name_of(address: IpAddr) -> Value {
+    let (bytes, family) = bytes_of(address);
+    // Family and port, and of the newer kind also a label; then the address.
+    let mut socket = [0u8; size_of::<libc::sockaddr_in6>()];
+    let (at, size) = match address {
+        IpAddr::V4(_) => (4, size_of::<libc::sockaddr_in>()),
+        IpAddr::V6(_) => (8, size_of::<libc::sockaddr_in6>()),
     };
-    result("getaddrinfo", code != 0, error)
+    socket[..2].copy_from_slice(&(family as u16).to_ne_bytes());
+    socket[at..at + bytes.len()].copy_from_slice(&bytes);
+    let mut host = [0; 1025];
+    let (size, room) = (size as libc::socklen_t, host.len() as libc::socklen_t);
+    let (socket, flags) = (socket.as_ptr().cast(), libc::NI_NAMEREQD);
+    // SAFETY: all that is pointed to stays until the call returns, and has that size.
+    let code = unsafe { libc::getnameinfo(socket, size, host.as_mut_ptr(), room, null_mut(), 0, flags) };
+    result("getnameinfo", code != 0, eai(code))
+}
+
+fn by_address(address: IpAddr) -> Value {
+    let (bytes, family) = bytes_of(address);
+    // SAFETY: the address stays until the call returns, and has that size.
+    let host = unsafe { gethostbyaddr(bytes.as_ptr().cast(), bytes.len() as libc::socklen_t, family) };
+    // SAFETY: the address of this thread's own h_errno.
+    let error = host.is_null().then(|| host_error(unsafe { *__h_errno_location() }));
+    result("gethostbyaddr", host.is_null(), error)
+}
+
+fn by_address_r(address: IpAddr) -> Value {
+    let (bytes, family) = bytes_of(address);
+    let (at, length) = (bytes.as_ptr().cast(), bytes.len() as libc::socklen_t);
+    in_buffer("gethostbyaddr_r", 4096, |host, buffer, found, error| {
+        // SAFETY: all that is pointed to stays until the call returns; the buffer has that size.
+        unsafe { gethostbyaddr_r(at, length, family, host, buffer, 4096, found, error) }
+    })
+}
+
+/// For the address of version 4.
+fn query(name: &CStr) -> Value {
+    let mut answer = [0; 512];
+    // SAFETY: the name stays until the call returns; the answer has that size.
+    let length = unsafe { res_query(name.as_ptr(), 1, 1, answer.as_mut_ptr(), answer.len() as c_int) };
+    // The reason is this thread's h_errno, which the tool does not know.
+    result("res_query", length < 0, None)
 }
 
 fn host_error(code: c_int) -> &'static str {
@@ -214,11 +290,36 @@ fn own(name: &CStr, host: &str) -> Value {
     result("gethostbyname2", failed, None)
 }
 
+/// Maps copies of a file, each a `libc.so.6` in a folder of its own, to execute them.
+pub fn map_many(args: Args) -> Result<()> {
+    let words = args.words()?;
+    let [file, folder, count] = &words[..] else { bail!("map-many FILE FOLDER COUNT") };
+    let (folder, count) = (PathBuf::from(folder), count.parse::<u32>()?);
+    session(|| {
+        for n in 0..count {
+            let library = folder.join(n.to_string()).join("libc.so.6");
+            std::fs::create_dir(folder.join(n.to_string()))?;
+            std::fs::copy(file, &library)?;
+            let length = NonZeroUsize::new(4096).unwrap_or(NonZeroUsize::MIN);
+            let access = ProtFlags::PROT_READ | ProtFlags::PROT_EXEC;
+            // SAFETY: a new mapping, which nobody reads.
+            unsafe { mmap(None, length, access, MapFlags::MAP_PRIVATE, File::open(library)?, 0) }?;
+        }
+        emit(&json!({"count": count}))
+    })
+}
+
 /// Looks up `loop-0`, `loop-1` and so on, with a pause between two, until the file is there: how many it did.
+/// With `--fork`, a child does it whose parent ends.
 pub fn run_loop(mut args: Args) -> Result<()> {
     let until: PathBuf = args.required("--until")?;
+    let forks = args.optional("--fork")?.unwrap_or(false);
     args.finish()?;
     session(|| {
+        // SAFETY: this process has one thread.
+        if forks && let ForkResult::Parent { .. } = unsafe { fork() }? {
+            std::process::exit(0);
+        }
         let mut count = 0;
         while !until.exists() {
             let name = CString::new(format!("loop-{count}"))?;

@@ -31,6 +31,7 @@ mod open;
 mod open_loop;
 mod open_plan;
 mod pace;
+mod plugins;
 mod protocol;
 mod runq;
 mod sleeps;
@@ -52,7 +53,8 @@ const USAGE: &str = "usage: workload open --dir DIR WAY...
        workload exit --dir DIR WAY...
        workload io --path FILE_OR_DEVICE --count N --bs BYTES --mode read|write|discard|flush [--each true] [--comm HEX]
        workload lookup FUNCTION:HOST...
-       workload lookup-loop --until FILE
+       workload lookup-loop --until FILE [--fork true]
+       workload map-many FILE FOLDER COUNT
        workload calls
        workload call-loop --count N
        workload switch-loop --count N --cpu C
@@ -62,11 +64,12 @@ const USAGE: &str = "usage: workload open --dir DIR WAY...
        workload syscalls --seconds S | --cpu-seconds S --cpu C
        workload burn --seconds S | --cpu-seconds S --cpu C
        workload jit --cpu-seconds S [--name NAME]
+       workload plugins --way unmap|smaller|fixed --dir DIR --cpu-seconds S --sleeps N [--noise N]
        workload sleeps --threads N --us US[,US...]
        workload capability [--count N] [--user-ns 1] CALL...
        workload comm HEX
        workload tcp-life WAY...
-       workload tcp-connect WAY...
+       workload tcp-connect [--netns true] WAY...
        workload tcp-loop --count N [--rate R] [--comm HEX]
        workload noop ...";
 
@@ -97,6 +100,7 @@ fn run(subcommand: &str, args: Args) -> Result<()> {
         "io" => io::run(args),
         "lookup" => lookup::run(args),
         "lookup-loop" => lookup::run_loop(args),
+        "map-many" => lookup::map_many(args),
         "syscalls" => cpu::syscalls(args),
         "burn" => cpu::burn(args),
         "calls" => calls::run(args),
@@ -110,6 +114,7 @@ fn run(subcommand: &str, args: Args) -> Result<()> {
         "tcp-connect" => tcp_connect::run(args),
         "tcp-loop" => net::run_loop(args),
         "jit" => jit::run(args),
+        "plugins" => plugins::run(args),
         "sleeps" => sleeps::run(args),
         _ => bail!("unknown subcommand {subcommand:?}\n{USAGE}"),
     }

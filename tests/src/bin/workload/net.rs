@@ -2,7 +2,7 @@
 //! TCP sockets on this host.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -13,7 +13,7 @@ use nix::sys::socket::{
 
 use crate::args::Args;
 use crate::pace::Pace;
-use crate::protocol::{emit, session, unhex};
+use crate::protocol::{Refused, emit, session, unhex};
 
 pub const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
@@ -39,11 +39,25 @@ pub fn stream(to: SocketAddr) -> Result<OwnedFd> {
 
 /// A port of its own that accepts connections.
 pub fn listener(on: IpAddr, backlog: i32) -> Result<TcpListener> {
+    listener_of(stream(SocketAddr::new(on, 0))?, on, backlog)
+}
+
+/// The same, of this socket.
+pub fn listener_of(fd: OwnedFd, on: IpAddr, backlog: i32) -> Result<TcpListener> {
     let address = SocketAddr::new(on, 0);
-    let fd = stream(address)?;
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
     listen(&fd, Backlog::new(backlog)?)?;
     Ok(fd.into())
+}
+
+/// An MPTCP socket.
+pub fn mptcp() -> Result<OwnedFd> {
+    // SAFETY: the arguments are numbers.
+    match Errno::result(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP) }) {
+        // SAFETY: the descriptor is new, and nobody else's.
+        Ok(fd) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        Err(error) => Err(Refused(format!("MPTCP ({error})")).into()),
+    }
 }
 
 /// A port of its own that nobody listens on, for as long as the socket lives.
@@ -54,6 +68,39 @@ pub fn refusing(on: IpAddr) -> Result<(OwnedFd, SocketAddr)> {
     let listener = TcpListener::from(fd);
     let address = listener.local_addr()?;
     Ok((listener.into(), address))
+}
+
+/// A network of this process' own, with its loopback up, on which TCP fast open is allowed for both sides and
+/// `fe80::1` is an address.
+pub fn unshare() -> Result<()> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).context("unshare")?;
+    let v4 = stream(SocketAddr::new(V4, 0))?;
+    // SAFETY: all zero is a value of it.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[..2].copy_from_slice(&[b'l'.cast_signed(), b'o'.cast_signed()]);
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+    // SAFETY: the request is what the call takes.
+    Errno::result(unsafe { libc::ioctl(v4.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) })
+        .context("SIOCSIFFLAGS")?;
+    let v6 = stream(SocketAddr::new(V6, 0))?;
+    let address = In6Ifreq { address: LINK_LOCAL.octets(), prefix_len: 64, index: LOOPBACK };
+    // SAFETY: as above.
+    Errno::result(unsafe { libc::ioctl(v6.as_raw_fd(), libc::SIOCSIFADDR as _, &raw const address) })
+        .context("SIOCSIFADDR")?;
+    std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", "3").context("tcp_fastopen")
+}
+
+/// Of the loopback in a network of [`unshare`]'s.
+pub const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+/// The number of each loopback.
+pub const LOOPBACK: u32 = 1;
+
+/// `struct in6_ifreq` of linux/ipv6.h.
+#[repr(C)]
+struct In6Ifreq {
+    address: [u8; 16],
+    prefix_len: u32,
+    index: u32,
 }
 
 /// Connect: 0, or the error.

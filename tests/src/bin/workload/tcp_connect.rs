@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `tcp-connect`: connects in every way there is, with every result.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::cell::Cell;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{SockaddrStorage, bind, getsockopt, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, SockaddrStorage, bind, getsockopt, send, sendto, setsockopt, sockopt};
 use nix::unistd::{getpid, gettid};
 use serde_json::json;
 
@@ -17,6 +20,10 @@ use crate::protocol::{comm_hex, emit, session};
 
 /// A port of documentation's that nobody is asked on.
 const NOWHERE: u16 = 9;
+/// How long a program does nothing between connect() and its first data.
+const PAUSE: Duration = Duration::from_millis(200);
+/// TCP_ESTABLISHED.
+const ESTABLISHED: u8 = 1;
 /// How long a connect waits whose packets get no answer.
 const USER_TIMEOUT_MS: u32 = 50;
 
@@ -58,6 +65,7 @@ struct Peers {
     /// Its queue is full, so that it does not answer.
     silent: TcpListener,
     _in_queue: TcpStream,
+    link_local: Cell<Option<TcpListener>>,
     /// Already connected to `v4`, from this end.
     _connected: TcpStream,
     taken: SocketAddr,
@@ -66,6 +74,8 @@ struct Peers {
 impl Peers {
     fn new() -> Result<Self> {
         let v4 = net::listener(V4, 64)?;
+        // Of use where the setting allows it.
+        set_option(&v4.as_fd().try_clone_to_owned()?, libc::TCP_FASTOPEN, 16)?;
         let silent = net::listener(V4, 0)?;
         let in_queue = TcpStream::connect(silent.local_addr()?)?;
         let connected = bound(SocketAddr::new(V4, 0))?;
@@ -76,12 +86,22 @@ impl Peers {
         Ok(Self {
             v6: net::listener(V6, 64)?,
             _in_queue: in_queue,
+            link_local: Cell::new(None),
             _connected: connected,
             v4,
             silent,
             refusing,
             taken,
         })
+    }
+
+    /// A listener on the link-local address.
+    fn link_local(&self) -> Result<SocketAddr> {
+        let v6 = SocketAddrV6::new(net::LINK_LOCAL, 0, 0, net::LOOPBACK);
+        let listener = TcpListener::bind(v6)?;
+        let to = listener.local_addr()?;
+        self.link_local.set(Some(listener));
+        Ok(to)
     }
 
     fn plan(&self, way: &str) -> Result<Connect> {
@@ -112,11 +132,26 @@ impl Peers {
                 let to = nowhere(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into());
                 (to, Then::Nothing, libc::ENETUNREACH, libc::ENETUNREACH)
             }
+            "any" => (SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), v4.port()), Then::Nothing, 0, 0),
+            "link-local" => (self.link_local()?, Then::Nothing, 0, 0),
+            "fastopen" | "fastopen-sendto" => (v4, Then::Nothing, 0, 0),
+            "mptcp" => (v4, Then::Nothing, 0, 0),
+            "mptcp-unreachable" => {
+                let to = nowhere(Ipv4Addr::BROADCAST.into());
+                (to, Then::Nothing, libc::ENETUNREACH, libc::ENETUNREACH)
+            }
             "port-taken" => (v4, Then::Nothing, libc::EADDRNOTAVAIL, libc::EADDRNOTAVAIL),
             "wrong-family" => (v4, Then::Nothing, libc::EAFNOSUPPORT, libc::EAFNOSUPPORT),
             _ => bail!("unknown way to connect: {way}"),
         };
-        let fd = if way == "port-taken" { bound(self.taken)? } else { net::stream(to)? };
+        let fd = match way {
+            "port-taken" => bound(self.taken)?,
+            "mptcp" | "mptcp-unreachable" => net::mptcp()?,
+            _ => net::stream(to)?,
+        };
+        if way == "fastopen" {
+            set_option(&fd, libc::TCP_FASTOPEN_CONNECT, 1)?;
+        }
         if returns == libc::EINPROGRESS {
             fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         }
@@ -130,7 +165,8 @@ impl Peers {
             then,
             returns,
             error,
-            unsent: ["unreachable", "unreachable6", "port-taken", "wrong-family"].contains(&way),
+            unsent: ["unreachable", "unreachable6", "port-taken", "wrong-family", "mptcp-unreachable"]
+                .contains(&way),
             in_thread: way == "thread",
             way: way.into(),
         })
@@ -145,7 +181,17 @@ fn bound(to: SocketAddr) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-pub fn run(args: Args) -> Result<()> {
+fn set_option(fd: &OwnedFd, option: i32, value: i32) -> Result<()> {
+    let (size, value) = (size_of::<i32>() as u32, &raw const value);
+    // SAFETY: the value is as long as is said.
+    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, option, value.cast(), size) };
+    Errno::result(result).map(drop).context("setsockopt")
+}
+
+pub fn run(mut args: Args) -> Result<()> {
+    if args.optional::<bool>("--netns")? == Some(true) {
+        net::unshare()?;
+    }
     let peers = Peers::new()?;
     let mut connects = Vec::new();
     for way in args.words()? {
@@ -168,8 +214,24 @@ impl Connect {
     }
 
     fn act_here(&mut self, fd: OwnedFd) -> Result<()> {
-        let returned = if self.wrong_family { wrong_connect(&fd)? } else { net::try_connect(&fd, self.to)? };
+        let returned = match self.way.as_str() {
+            "wrong-family" => wrong_connect(&fd)?,
+            "fastopen-sendto" => 0,
+            _ => net::try_connect(&fd, self.to)?,
+        };
         ensure!(returned == self.returns, "{}: connect gave {returned}, not {}", self.way, self.returns);
+        // From before the first packet to after the answer: as long as it takes at most.
+        let mut longest = None;
+        if self.way.starts_with("fastopen") {
+            std::thread::sleep(PAUSE);
+            let begin = Instant::now();
+            send_first(&fd, self.to, self.way == "fastopen-sendto")?;
+            poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE)?;
+            while !is_established(&fd)? {
+                std::thread::yield_now();
+            }
+            longest = Some(begin.elapsed());
+        }
         let local = local_port(&fd);
         match self.then {
             Then::AskOption | Then::ConnectAgain => self.ask(&fd)?,
@@ -197,6 +259,7 @@ impl Connect {
             "result": result,
             "errno": self.error,
             "unsent": self.unsent,
+            "longest_ns": longest.map(|longest| longest.as_nanos() as u64),
         }))
     }
 
@@ -212,6 +275,31 @@ impl Connect {
         ensure!(error == self.error, "{}: it ended with {error}, not {}", self.way, self.error);
         Ok(())
     }
+}
+
+/// Send data, with the address or without.
+fn send_first(fd: &OwnedFd, to: SocketAddr, with_address: bool) -> Result<()> {
+    let flags = MsgFlags::from_bits_retain(if with_address { libc::MSG_FASTOPEN } else { 0 });
+    let to = SockaddrStorage::from(to);
+    let sent = if with_address {
+        sendto(fd.as_raw_fd(), b"first", &to, flags)
+    } else {
+        send(fd.as_raw_fd(), b"first", flags)
+    };
+    ensure!(sent? == 5, "not all was sent");
+    Ok(())
+}
+
+fn is_established(fd: &OwnedFd) -> Result<bool> {
+    let mut state = [0_u8; 8];
+    let mut size = state.len() as u32;
+    // SAFETY: the memory is as long as is said; the state comes first in struct tcp_info.
+    let result = unsafe {
+        let to = state.as_mut_ptr().cast();
+        libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut size)
+    };
+    Errno::result(result)?;
+    Ok(state[0] == ESTABLISHED)
 }
 
 fn local_port(fd: &OwnedFd) -> Option<u16> {

@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::prctl;
@@ -15,6 +16,7 @@ use serde_json::json;
 use crate::args::Args;
 use crate::net::{self, V4, V6};
 use crate::protocol::{comm_hex, emit, hex, session};
+use crate::uring::{self, Ring, Sqe};
 
 const SERVER: &str = "tcp-server";
 const WORKER: &str = "tcp-worker";
@@ -84,12 +86,16 @@ fn serve_all(connections: Vec<Connection>) -> ! {
 
 impl Connection {
     fn plan(way: &str) -> Result<Self> {
+        if way.starts_with("uring") {
+            Ring::new()?.make_slot()?;
+        }
         let on = if way == "v6" { V6 } else { V4 };
-        let listener = net::listener(on, 16)?;
+        let socket = if way == "mptcp" { net::mptcp()? } else { net::stream(SocketAddr::new(on, 0))? };
+        let listener = net::listener_of(socket, on, 16)?;
         let to = listener.local_addr()?;
         let to = if way == "mapped" { net::mapped(to) } else { to };
         let (up, down, end) = match way {
-            "v4" | "old" => (3, 1000, End::Client),
+            "v4" | "old" | "mptcp" => (3, 1000, End::Client),
             "v6" | "mapped" => (700, 5, End::Client),
             "empty" => (0, 0, End::Client),
             "large" => (1_000_003, 3_000_017, End::Client),
@@ -98,13 +104,14 @@ impl Connection {
             "reset" => (30, 40, End::Reset),
             "unread" => (50, 0, End::Unread),
             "worker" => (60, 70, End::Server),
+            "uring-close" | "uring-close-async" | "uring-shutdown" | "uring-end" => (12, 34, End::Client),
             _ => bail!("unknown way of a connection: {way}"),
         };
         Ok(Self { way: way.into(), listener, to, up, down, end, worker: way == "worker", old: None })
     }
 
     fn connect(&self) -> Result<TcpStream> {
-        let fd = net::stream(self.to)?;
+        let fd = if self.way == "mptcp" { net::mptcp()? } else { net::stream(self.to)? };
         let error = net::try_connect(&fd, self.to)?;
         ensure!(error == 0, "{}: connect gave {error}", self.way);
         Ok(fd.into())
@@ -147,6 +154,9 @@ impl Connection {
 
     /// The server's part.
     fn serve(self) -> Result<()> {
+        if self.way.starts_with("uring") {
+            return self.serve_by_ring();
+        }
         let (stream, _) = self.listener.accept()?;
         let (up, down, end) = (self.up, self.down, self.end);
         if !self.worker {
@@ -157,6 +167,43 @@ impl Connection {
             .spawn(move || answer(stream, up, down, end))?
             .join()
             .map_err(|_| anyhow!("the worker panicked"))?
+    }
+
+    /// The connection has no descriptor but a slot of a ring, which lasts as long as this process.
+    fn serve_by_ring(&self) -> Result<()> {
+        let ring = Ring::new()?;
+        ring.make_slot()?;
+        // SAFETY: what the requests point to is there until they have ended.
+        let run = |sqe: Sqe| unsafe { ring.run(sqe) };
+        let slot = [uring::ONLY_SLOT, 0, 0];
+        let accept =
+            Sqe { opcode: uring::OP_ACCEPT, fd: self.listener.as_raw_fd(), rest: slot, ..Sqe::default() };
+        ensure!(run(accept)? == 0, "{}: nothing accepted", self.way);
+        let on_slot = |opcode, addr: u64, len: usize| Sqe {
+            opcode,
+            flags: uring::SQE_FIXED_FILE,
+            addr,
+            len: len as u32,
+            ..Sqe::default()
+        };
+        let mut left = self.up;
+        let mut bytes = vec![0_u8; self.up.max(self.down)];
+        while left > 0 {
+            let received = run(on_slot(uring::OP_RECV, bytes.as_mut_ptr() as u64, left))?;
+            ensure!(received > 0, "{}: receiving gave {received}", self.way);
+            left -= received as usize;
+        }
+        let sent = run(on_slot(uring::OP_SEND, bytes.as_ptr() as u64, self.down))?;
+        ensure!(usize::try_from(sent) == Ok(self.down), "{}: sending gave {sent}", self.way);
+        let close = Sqe { opcode: uring::OP_CLOSE, rest: slot, ..Sqe::default() };
+        let done = match self.way.as_str() {
+            "uring-close" => run(close)?,
+            "uring-close-async" => run(Sqe { flags: uring::SQE_ASYNC, ..close })?,
+            "uring-shutdown" => run(on_slot(uring::OP_SHUTDOWN, 0, libc::SHUT_RDWR as usize))?,
+            _ => 0,
+        };
+        ensure!(done == 0, "{}: its end gave {done}", self.way);
+        Ok(())
     }
 
     fn emit(

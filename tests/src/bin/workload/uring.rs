@@ -12,15 +12,28 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 
 use crate::protocol::Refused;
 
+pub const OP_ACCEPT: u8 = 13;
 pub const OP_OPENAT: u8 = 18;
+pub const OP_CLOSE: u8 = 19;
+pub const OP_SEND: u8 = 26;
+pub const OP_RECV: u8 = 27;
+pub const OP_SHUTDOWN: u8 = 34;
 pub const OP_OPENAT2: u8 = 28;
+/// The descriptor is the number of a slot of the ring's own.
+pub const SQE_FIXED_FILE: u8 = 1;
 /// Goes to a worker thread at once, without an attempt in the submitting thread.
 pub const SQE_ASYNC: u8 = 1 << 4;
 
 const FEAT_SINGLE_MMAP: u32 = 1;
+/// Of 6.0: by then accept() can leave its socket in a slot of the ring, and tracepoints know the request.
+const FEAT_LINKED_FILE: u32 = 1 << 12;
+const REGISTER_FILES: usize = 2;
 const OFF_RINGS: libc::off_t = 0;
 const OFF_SQES: libc::off_t = 0x1000_0000;
 const ENTER_GETEVENTS: usize = 1;
+
+/// In the first of the rest of an [`Sqe`]: the slot that a file goes to or is closed in, the ring's only one.
+pub const ONLY_SLOT: u64 = 1 << 32;
 
 /// `struct io_uring_sqe`, with the members that opening a file uses.
 #[repr(C)]
@@ -122,6 +135,25 @@ impl Ring {
             .max(params.cq_off.cqes as usize + size_of::<Cqe>() * params.cq_entries as usize);
         let sqes = size_of::<Sqe>() * params.sq_entries as usize;
         Ok(Self { rings: map(&fd, rings, OFF_RINGS)?, sqes: map(&fd, sqes, OFF_SQES)?.cast(), fd, params })
+    }
+
+    /// Make one empty slot for a file of the ring's own.
+    pub fn make_slot(&self) -> Result<()> {
+        if self.params.features & FEAT_LINKED_FILE == 0 {
+            return Err(Refused("sockets of a ring's own (before Linux 6.0)".into()).into());
+        }
+        let empty = [-1_i32];
+        // SAFETY: the array is as long as is said.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_register,
+                self.fd.as_raw_fd(),
+                REGISTER_FILES,
+                empty.as_ptr(),
+                empty.len(),
+            )
+        };
+        Errno::result(result).map(drop).context("io_uring_register")
     }
 
     /// Submits `sqe` and waits for its completion: the result, or minus the errno.
