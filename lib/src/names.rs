@@ -10,6 +10,8 @@ use std::os::unix::fs::DirEntryExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -598,6 +600,18 @@ pub(crate) fn has_version_1() -> bool {
     mounts().iter().any(|mount| controller(mount.controllers.as_deref()) > Some(0))
 }
 
+/// The cgroups that there are when the programs are attached: the first ones of [`Cgroups::of`].
+static FIRST: Mutex<Option<HashMap<u64, Vec<u8>>>> = Mutex::new(None);
+
+/// Look at all cgroups, before the header says that nothing is missed from now on.
+pub(crate) fn look_at_cgroups() {
+    if shows_cgroups() {
+        let mut first = Cgroups::new(None);
+        first.read();
+        *FIRST.lock().unwrap_or_else(PoisonError::into_inner) = Some(first.paths);
+    }
+}
+
 /// Paths of version 2 cgroups by id: of those that there were at the start, and those that were made since.
 pub struct Cgroups {
     paths: HashMap<u64, Vec<u8>>,
@@ -616,16 +630,28 @@ impl Cgroups {
     pub fn of(object: &Object) -> Result<Self, Error> {
         let made = object.maps().find(|map| map.name() == "cgroups_made" && shows_cgroups());
         let made = made.map(|map| MapHandle::try_from(&map)).transpose();
-        let mut new = Self {
+        let mut new = Self::new(made.map_err(bpf_error("the map cgroups_made"))?);
+        match FIRST.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(paths) => new.take(paths),
+            None => new.read(),
+        }
+        Ok(new)
+    }
+
+    fn new(made: Option<MapHandle>) -> Self {
+        Self {
             paths: HashMap::new(),
-            made: made.map_err(bpf_error("the map cgroups_made"))?,
+            made,
             mount: cgroup2().ok().map(|mount| mount.point).filter(|_| shows_cgroups()),
             walked: Instant::now(),
             room: 0,
             hides_root: has_version_1(),
-        };
-        new.read();
-        Ok(new)
+        }
+    }
+
+    fn take(&mut self, paths: HashMap<u64, Vec<u8>>) {
+        self.room = PATHS_MIN.max(paths.len().saturating_mul(2));
+        self.paths = paths;
     }
 
     /// The cgroup's path below the root of what this process sees of the hierarchy; nothing where it is not known.
@@ -679,7 +705,8 @@ impl Cgroups {
             }
             self.walk(&mount, b"");
         }
-        self.room = PATHS_MIN.max(self.paths.len().saturating_mul(2));
+        let paths = std::mem::take(&mut self.paths);
+        self.take(paths);
     }
 
     fn walk(&mut self, dir: &Path, prefix: &[u8]) {

@@ -53,6 +53,7 @@ use crate::losses::list;
 use crate::losses::nonzero;
 use crate::memory;
 use crate::metrics::Exporter;
+use crate::names;
 use crate::out::Out;
 use crate::say;
 use crate::signals;
@@ -483,6 +484,7 @@ impl Session {
                 links.push(link.map_err(bpf_error(format!("attaching {name}")))?);
             }
         }
+        names::look_at_cgroups();
         let command = if common.dry_run { None } else { command::fork()? };
         caps::give_up(keep, || counters.as_ref().is_none_or(|counters| counters.read().is_ok()))?;
         memory::give_back_heap();
