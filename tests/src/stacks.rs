@@ -91,6 +91,8 @@ impl Stack {
     pub fn folded(&self) -> String {
         let mut parts = vec![String::from_utf8_lossy(&self.comm).into_owned()];
         for frames in [&self.user, &self.kernel] {
+            // The side that is as deep as the default limit.
+            parts.extend((self.truncated && frames.len() >= 127).then(|| "[cut]".into()));
             let mut above = None;
             for frame in frames.iter().rev() {
                 let unknown = (frame.symbol.is_none() && frame.module.is_none()).then_some(&frame.reason);

@@ -446,9 +446,8 @@ fn a_pipe_in_a_librarys_place_is_not_opened() {
 fn many_libraries_of_a_neighbour_take_a_part_of_the_room() {
     let folder = TempDir::new().unwrap();
     let nobody = Who::new(Who::NOBODY, &[]);
-    let header = Run::new("gethostlatency").args(["--json", "--dry-run"]).output();
-    if !header.stdout().contains("uprobe.multi") {
-        return say_untested("many libraries", "without uprobe.multi the kernel takes minutes to probe them");
+    if scale::times(100) < 100 {
+        return say_untested("many libraries", "an emulated machine takes minutes to probe them");
     }
     let mut tracer = Run::new("gethostlatency").json();
     let before = descriptors(tracer.pid());
