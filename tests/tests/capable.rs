@@ -393,7 +393,8 @@ fn stacks_lead_to_the_check() {
     let tracer = with_pid(&workload, &["-K", "--perf-max-stack-depth", "2"]).text();
     workload.finish();
     let ended = tracer.stop_text();
-    let lines: Vec<&str> = ended.stdout().lines().skip(2).collect();
+    let mut lines: Vec<&str> = ended.stdout().lines().skip(2).collect();
+    assert_eq!(lines.pop(), Some("    [cut]"), "{ended:?}");
     // Those of the tracing itself are left out, if there are any.
     assert!((1..=2).contains(&lines.len()), "{ended:?}");
     assert!(lines.iter().all(|line| line.starts_with("    ")), "{ended:?}");

@@ -98,7 +98,19 @@ impl Peers {
     /// A listener on the link-local address.
     fn link_local(&self) -> Result<SocketAddr> {
         let v6 = SocketAddrV6::new(net::LINK_LOCAL, 0, 0, net::LOOPBACK);
-        let listener = TcpListener::bind(v6)?;
+        // The kernel looks first whether another host has the address, though there is none.
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        let listener = loop {
+            match TcpListener::bind(v6) {
+                Err(error)
+                    if error.raw_os_error() == Some(libc::EADDRNOTAVAIL)
+                        && std::time::Instant::now() < end =>
+                {
+                    std::thread::yield_now();
+                }
+                other => break other?,
+            }
+        };
         let to = listener.local_addr()?;
         self.link_local.set(Some(listener));
         Ok(to)
