@@ -8,6 +8,7 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -91,6 +92,14 @@ impl Root {
         Self::open_folder("/")
     }
 
+    /// Its mount, and its path from the root of its mount namespace: by these it is known again.
+    pub fn place(&self) -> Option<(u32, Vec<u8>)> {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd())).ok()?;
+        let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())?;
+        let path = fs::read_link(format!("/proc/self/fd/{}", self.0.as_raw_fd())).ok()?;
+        Some((mount, path.into_os_string().into_vec()))
+    }
+
     fn open_folder(path: &str) -> Result<Self, Refused> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         Ok(Self(nix::fcntl::open(path, flags, Mode::empty())?))
@@ -123,7 +132,11 @@ impl Root {
         reopen(&file)
     }
 
-    fn find(&self, path: &Path, links: Links) -> Result<OwnedFd, Refused> {
+    /// What a path leads to, which is not opened: an `O_PATH` descriptor.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn find(&self, path: &Path, links: Links) -> Result<OwnedFd, Refused> {
         let mut resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
         if links == Links::Refuse {
             resolve |= ResolveFlag::RESOLVE_NO_SYMLINKS;

@@ -2,14 +2,10 @@
 //! What an exec of a file that is there found missing: a script's interpreter, or a program's loader.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd as _;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::mpsc;
 use std::sync::mpsc::Receiver;
@@ -17,12 +13,13 @@ use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::fcntl::OpenHow;
-use nix::fcntl::ResolveFlag;
 use procfs::process::MountInfo;
 use procfs::process::Process;
+
+use crate::door;
+use crate::door::Links;
+use crate::door::Refused;
+use crate::door::Root;
 
 /// What the kernel reads of a file to tell what it is (BINPRM_BUF_SIZE of include/uapi/linux/binfmts.h).
 const HEAD: usize = 256;
@@ -79,66 +76,47 @@ impl Finder {
 }
 
 fn missing(exec: &Exec) -> Option<Vec<u8>> {
-    let root =
-        exec.pids.into_iter().find_map(|pid| root_of(&pid.to_string(), exec)).or_else(|| own_root(exec))?;
-    let mut file = open(&root, &exec.file).ok()?;
+    let of_process = |pid| known(Root::of_process(pid), exec);
+    let root = exec.pids.into_iter().find_map(of_process).or_else(|| own_root(exec))?;
+    // It is looked at before it is opened, so that nothing happens to it.
+    let find = |path: &[u8]| root.find(Path::new(OsStr::from_bytes(path)), Links::Follow);
+    let mut file = find(&exec.file).ok()?;
     for _ in 0..=SCRIPTS {
-        let needed = needed_by(file).ok()??;
+        let needed = needed_by(&door::reopen(file).ok()?).ok()??;
         let path = match (needed.first(), &exec.cwd) {
             (Some(b'/'), _) => needed.clone(),
             (Some(_), Some(cwd)) => [cwd.as_slice(), &needed].join(&b'/'),
             _ => return None,
         };
-        file = match open(&root, &path) {
-            Err(Errno::ENOENT) => return Some(needed),
+        file = match find(&path) {
+            Err(Refused::NotFound) => return Some(needed),
             other => other.ok()?,
         };
     }
     None
 }
 
-/// The process's root directory, if it is the one that the exec's caller had.
-fn root_of(pid: &str, exec: &Exec) -> Option<File> {
-    let mut options = File::options();
-    options.read(true).custom_flags(OFlag::O_PATH.bits());
-    let root = options.open(format!("/proc/{pid}/root")).ok()?;
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", root.as_raw_fd())).ok()?;
-    let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
-    let path = fs::read_link(format!("/proc/self/fd/{}", root.as_raw_fd())).ok()?;
-    (mount == Some(exec.mount) && path.as_os_str().as_bytes() == exec.root).then_some(root)
+/// A root directory, if it is the one that the exec's caller had.
+fn known(root: Result<Root, Refused>, exec: &Exec) -> Option<Root> {
+    root.ok().filter(|root| root.place().is_some_and(|place| place == (exec.mount, exec.root.clone())))
 }
 
 /// The tool's own, if it is the same: both processes may have ended by now. In a chroot it would not look like one.
-fn own_root(exec: &Exec) -> Option<File> {
+fn own_root(exec: &Exec) -> Option<Root> {
     let mounts = Process::myself().and_then(|me| me.mountinfo()).ok()?;
     let is_whole = |mount: &MountInfo| {
         u32::try_from(mount.mnt_id) == Ok(exec.mount) && mount.mount_point == Path::new("/")
     };
-    mounts.into_iter().any(|mount| is_whole(&mount)).then(|| root_of("self", exec))?
-}
-
-/// Find a file as a process with this root would. It is not opened, so that nothing happens to it.
-fn open(root: &File, path: &[u8]) -> Result<OwnedFd, Errno> {
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    nix::fcntl::openat2(root, Path::new(OsStr::from_bytes(path)), how)
+    mounts.into_iter().any(|mount| is_whole(&mount)).then(|| known(Root::ours(), exec))?
 }
 
 /// The program that the kernel runs in order to run this file, if it is of a kind that has one.
-fn needed_by(found: OwnedFd) -> io::Result<Option<Vec<u8>>> {
-    let found = File::from(found);
-    if !found.metadata()?.is_file() {
-        return Ok(None);
-    }
-    let mut options = File::options();
-    options.read(true).custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits());
-    let file = options.open(format!("/proc/self/fd/{}", found.as_raw_fd()))?;
-    let head = read(&file, 0, HEAD)?;
+fn needed_by(file: &File) -> io::Result<Option<Vec<u8>>> {
+    let head = read(file, 0, HEAD)?;
     if let Some(line) = head.strip_prefix(b"#!") {
         return Ok(interpreter(line).map(<[u8]>::to_vec));
     }
-    if head.starts_with(b"\x7fELF") { loader(&file, &head) } else { Ok(None) }
+    if head.starts_with(b"\x7fELF") { loader(file, &head) } else { Ok(None) }
 }
 
 /// The interpreter's name, by the rules of load_script() of fs/binfmt_script.c: a carriage return is a part of it.
@@ -209,6 +187,8 @@ fn read(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -230,7 +210,7 @@ mod tests {
     fn needed(bytes: &[u8]) -> Option<Vec<u8>> {
         let dir = std::env::temp_dir().join(format!("kscope-missing-{:?}", thread::current().id()));
         fs::write(&dir, bytes).unwrap();
-        let found = needed_by(File::open(&dir).unwrap().into());
+        let found = needed_by(&File::open(&dir).unwrap());
         fs::remove_file(&dir).unwrap();
         found.unwrap()
     }

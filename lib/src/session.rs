@@ -567,21 +567,8 @@ impl Session {
         self.stream_following(&mut (), ring, on_record)
     }
 
-    /// [`Session::stream`], with something to be done just before the programs are detached.
-    ///
-    /// # Errors
-    /// Those of [`Session::stream`].
-    pub fn stream_and_then(
-        &mut self,
-        ring: &dyn MapCore,
-        on_record: impl FnMut(&[u8], &mut Out) -> anyhow::Result<()>,
-        at_end: impl FnOnce(),
-    ) -> anyhow::Result<()> {
-        self.stream_following(&mut AtEnd(Some(at_end), None), ring, on_record)
-    }
-
-    /// [`Session::stream_and_then`], and an iterator that sends what goes on at the end, once the programs are
-    /// detached.
+    /// [`Session::stream`], with `at_end` to be done just before the programs are detached, and an iterator that sends
+    /// what goes on at the end, once they are.
     ///
     /// # Errors
     /// Those of [`Session::stream`] and of [`Iterator::run`].

@@ -398,6 +398,21 @@ static __always_inline __s64 offset_of(__u8 call, bool btf, struct pt_regs *regs
 	return -1;
 }
 
+/* A path as it was given, behind the names of where it leads on from. */
+static __always_inline void set_given(struct scratch *s, const void *string, bool is_users)
+{
+	__u32 used = s->event.path_len;
+	__s64 len = -1;
+
+	if (used <= NAMES_SIZE)
+		len = is_users ? bpf_probe_read_user_str(s->names + used, STRING_SIZE, string)
+			       : bpf_probe_read_kernel_str(s->names + used, STRING_SIZE, string);
+	if (len < 0)
+		s->event.path_unknown = 1;
+	else if (len > 1)
+		s->event.string_len = len - 1;
+}
+
 /* The path that the caller gave, and from where it leads on if it is relative. */
 static __always_inline void set_string(struct scratch *s, __u8 form, bool btf, struct pt_regs *regs,
 				       bool compat)
@@ -405,8 +420,6 @@ static __always_inline void set_string(struct scratch *s, __u8 form, bool btf, s
 	const void *string = (const void *)path_arg(form, btf, regs, compat);
 	const struct path *from;
 	__u8 first = 0;
-	__u32 used;
-	long len;
 
 	if (bpf_probe_read_user(&first, sizeof(first), string))
 		goto unknown;
@@ -418,14 +431,7 @@ static __always_inline void set_string(struct scratch *s, __u8 form, bool btf, s
 		/* That is of the folder. */
 		s->event.deleted = 0;
 	}
-	used = s->event.path_len;
-	if (used > NAMES_SIZE)
-		goto unknown;
-	len = bpf_probe_read_user_str(s->names + used, STRING_SIZE, string);
-	if (len < 0)
-		goto unknown;
-	if (len > 1)
-		s->event.string_len = len - 1;
+	set_given(s, string, true);
 	return;
 unknown:
 	s->event.path_unknown = 1;
@@ -485,8 +491,6 @@ static __always_inline void set_looked_up(struct scratch *s, struct task_struct 
 	struct fs_struct *fs = BPF_CORE_READ(task, fs);
 	const char *string = BPF_CORE_READ(lookup, name, name);
 	char first = 0;
-	__u32 used;
-	long len;
 
 	if (!lookup || !fs || bpf_probe_read_kernel(&first, sizeof(first), string))
 		goto unknown;
@@ -496,14 +500,7 @@ static __always_inline void set_looked_up(struct scratch *s, struct task_struct 
 		set_path(s, __builtin_preserve_access_index(&fs->pwd));
 		s->event.deleted = 0;
 	}
-	used = s->event.path_len;
-	if (used > NAMES_SIZE)
-		goto unknown;
-	len = bpf_probe_read_kernel_str(s->names + used, STRING_SIZE, string);
-	if (len < 0)
-		goto unknown;
-	if (len > 1)
-		s->event.string_len = len - 1;
+	set_given(s, string, false);
 	return;
 unknown:
 	s->event.path_unknown = 1;
