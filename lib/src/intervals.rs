@@ -93,7 +93,7 @@ pub struct Tables<K, V> {
 }
 
 impl<K: Ord, V: Growing> Tables<K, V> {
-    /// Tables of at most so many keys.
+    /// Tables of at most `most` keys.
     pub fn new(most: u32) -> Self {
         Self { table: BTreeMap::new(), most: most as usize, since: Instant::now() }
     }

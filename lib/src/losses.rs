@@ -254,7 +254,7 @@ impl Losses {
         Ok(true)
     }
 
-    /// Report no more: what is said from now on is the whole.
+    /// Stop reporting: what is said from now on is the whole.
     pub fn end_reports(&mut self) {
         if let Some((sender, thread)) = self.reporter.take() {
             drop(sender);

@@ -23,7 +23,7 @@ use crate::door::Root;
 
 /// What the kernel reads of a file to tell what it is (BINPRM_BUF_SIZE of include/uapi/linux/binfmts.h).
 const HEAD: usize = 256;
-/// An interpreter may be a script itself, up to so many times (exec_binprm() of fs/exec.c).
+/// An interpreter may be a script itself, up to this many times (exec_binprm() of fs/exec.c).
 const SCRIPTS: usize = 5;
 /// Program headers that are read of one file.
 const HEADERS_MAX: u16 = 512;

@@ -217,7 +217,7 @@ pub struct Disks(HashMap<u32, (String, Instant)>);
 
 /// So old may a disk's name be.
 const DISK_AGE: Duration = Duration::from_secs(1);
-/// So many are kept.
+/// At most this many are kept.
 const DISKS_MAX: usize = 4096;
 
 impl Disks {
@@ -578,7 +578,7 @@ pub(crate) const VERSION_1: &str =
     "version 1 cgroups are mounted: of tasks that are at the root of version 2, the cgroup is not known";
 /// Whether the tool shows cgroups.
 static SHOWS_CGROUPS: AtomicBool = AtomicBool::new(false);
-/// So many paths are kept at least before those of cgroups that are gone are forgotten.
+/// At least this many paths are kept before those of cgroups that are gone are forgotten.
 const PATHS_MIN: usize = 8192;
 /// How often all cgroups are looked at for one that is not known.
 const WALK: Duration = Duration::from_secs(1);

@@ -359,11 +359,11 @@ impl Watch {
     }
 }
 
-/// So many links are detached one after the other, and more by so many threads at once.
+/// Up to this many links are detached one after the other; more, by up to `DETACHING` threads at once.
 const FEW: usize = 8;
 const DETACHING: usize = 64;
 
-/// Split into at most so many parts, of nearly the same size.
+/// Split into at most `parts` parts, of nearly the same size.
 fn split<T>(mut all: Vec<T>, parts: usize) -> Vec<Vec<T>> {
     let share = all.len().div_ceil(parts.max(1)).max(1);
     let mut split = Vec::new();

@@ -261,7 +261,7 @@ impl Spaces {
         self.spaces.iter().filter(|(_, space)| space.is_live).map(|(id, _)| *id).collect()
     }
 
-    /// Watch these no more: the files that no other one has mapped, and the numbers of code that was made. Both
+    /// Stop watching these: the files that no other one has mapped, and the numbers of code that was made. Both
     /// are to be closed once their symbols were read.
     pub fn end(&mut self, ids: &[u64]) -> (Vec<u32>, Vec<u32>) {
         let (mut files, mut made) = (Vec::new(), Vec::new());

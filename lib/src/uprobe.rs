@@ -65,13 +65,13 @@ use crate::session::Follow;
 /// The sections of programs at entries, and at returns, by links to one probe and to many.
 const ENTRY: [&str; 2] = ["uprobe", "uprobe.multi"];
 const RETURN: [&str; 2] = ["uretprobe", "uretprobe.multi"];
-/// So many files are probed at a time, if there are descriptors for them. A user other than root has a quarter of it.
+/// At most this many files are probed at a time, if there are descriptors for them. A user other than root has a quarter of it.
 const FILES_MAX: usize = 512;
 /// Descriptors that are for something else.
 const DESCRIPTORS_KEPT: usize = 128;
-/// So many processes that mapped a file last are remembered.
+/// At most this many of the processes that mapped a file last are remembered.
 const OTHERS_MAX: usize = 8;
-/// So many files that have none of the functions are remembered; beyond, some are looked at again.
+/// At most this many files that have none of the functions are remembered; beyond, some are looked at again.
 const WITHOUT_MAX: usize = 1 << 16;
 /// Files that wait to be probed, and processes that are looked at again.
 const WAITING_MAX: usize = 256;
@@ -82,7 +82,7 @@ const CHECK: Duration = Duration::from_secs(5);
 const CHECKED: usize = 16;
 /// A file is held for so long without anybody who maps it, and all processes are looked at so often at most.
 const LOOK: Duration = Duration::from_secs(1);
-/// Of the time, looking at all processes takes at most one part of so many.
+/// Of the time, looking at all processes takes at most one part in this many.
 const LOOK_SHARE: u32 = 20;
 /// The first and the longest pause before what failed is tried again.
 const RETRY: Duration = Duration::from_millis(100);

@@ -45,9 +45,9 @@ use types::tcpconnect_key as Key;
 kscope::growing!(Sum: connects, failed);
 kscope::records!(Ends: 36, Place: 12, Key: 68, Sum: 16, Record: 128);
 
-/// So many pairs of ends are counted between two readings.
+/// At most this many pairs of ends are counted between two readings.
 const COUNTS_MAX: u32 = 16_384;
-/// So many have a row of their own in a summary.
+/// At most this many have a row of their own in a summary.
 const ROWS_MAX: usize = 65_536;
 
 kscope::tool!(Tcpconnect);
