@@ -40,6 +40,7 @@ mod demangle;
 mod elf;
 mod elf_names;
 mod error;
+mod grace;
 mod loading;
 mod losses;
 mod memory;

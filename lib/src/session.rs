@@ -39,6 +39,7 @@ use crate::cli::Common;
 use crate::cli::Interval;
 use crate::command;
 use crate::command::Waiting;
+use crate::grace::GracePeriod;
 use crate::hooks::Taken;
 use crate::json::SCHEMA_VERSION;
 use crate::kernel;
@@ -373,7 +374,7 @@ fn split<T>(mut all: Vec<T>, parts: usize) -> Vec<Vec<T>> {
     split
 }
 
-/// Detach. The kernel waits each time until nobody runs the program any more: where there are many, at once.
+/// Detach. Where the kernel waits each time, it waits for many at once.
 pub(crate) fn detach(links: &mut Vec<Link>) {
     if links.len() <= FEW {
         return links.clear();
@@ -384,6 +385,15 @@ pub(crate) fn detach(links: &mut Vec<Link>) {
             _ = std::thread::Builder::new().spawn_scoped(scope, move || drop(part));
         }
     });
+}
+
+/// Detach, so that no program runs any more on return.
+fn end(links: &mut Vec<Link>, grace: &GracePeriod) -> Result<(), Error> {
+    if links.is_empty() {
+        return Ok(());
+    }
+    detach(links);
+    grace.wait()
 }
 
 /// The section of programs that run over kernel objects.
@@ -426,6 +436,7 @@ impl Iterator {
 pub struct Session {
     out: Out,
     links: Vec<Link>,
+    grace: GracePeriod,
     watch: Watch,
     losses: Losses,
     began: Instant,
@@ -463,6 +474,7 @@ impl Session {
         // Before the first event can come, which no time may precede.
         let clock = Clock::new();
         let mut targets = Targets::take(object)?;
+        let grace = GracePeriod::new()?;
         let mut links = attach(object)?;
         let mut programs = Vec::new();
         for program in object.progs_mut().filter(|program| program.autoload()) {
@@ -507,7 +519,7 @@ impl Session {
         let began = Instant::now();
         let losses = Losses::new(tool, counters, programs, out.sink.state())?;
         let watch = Watch::new(tool, common, began, command, targets)?;
-        Ok(Self { out, links, watch, losses, began, strict: common.strict })
+        Ok(Self { out, links, grace, watch, losses, began, strict: common.strict })
     }
 
     /// Export metrics from now on: those that the tool's [`Session::intervals`] gives to [`Out::export`], and the
@@ -592,7 +604,7 @@ impl Session {
         ring: &dyn MapCore,
         on_record: impl FnMut(&[u8], &mut Out) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let Self { out, links, watch, losses, .. } = self;
+        let Self { out, links, grace, watch, losses, .. } = self;
         watch.ring(ring)?;
         follow.fds().into_iter().try_for_each(|fd| watch.followed(fd))?;
         out.flush()?;
@@ -630,7 +642,7 @@ impl Session {
             losses.tell(out)?;
         }
         follow.end();
-        detach(links);
+        end(links, grace)?;
         if !watch.dry_run {
             follow.detached()?;
         }
@@ -675,11 +687,10 @@ impl Session {
             self.publish()?;
             printed += 1;
             if interval.count.is_some_and(|count| u64::from(printed) >= count) {
-                detach(&mut self.links);
-                return Ok(());
+                return end(&mut self.links, &self.grace).map_err(Into::into);
             }
         }
-        detach(&mut self.links);
+        end(&mut self.links, &self.grace)?;
         if self.watch.reader_gone || self.watch.dry_run {
             return Ok(());
         }
@@ -700,7 +711,7 @@ impl Session {
     /// # Errors
     /// [`Error::Lost`] with `--strict`, [`Error::Incomplete`], or that of the output.
     pub fn finish(mut self) -> Result<(), Error> {
-        detach(&mut self.links);
+        end(&mut self.links, &self.grace)?;
         self.out.sink.flush_at_end()?;
         let account = self.losses.account(&self.out)?;
         let lost = account.total_lost();

@@ -18,6 +18,7 @@ pub mod first_process;
 pub mod left_out;
 pub mod metrics;
 pub mod mounted;
+pub mod moved;
 pub mod process;
 pub mod programs;
 pub mod scale;

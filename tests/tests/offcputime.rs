@@ -211,8 +211,8 @@ fn check_plugins() {
                 stack.has(&name) && stack.kernel.iter().any(sleeps)
             };
             let count = sum(&stacks, slept).1;
-            let least = number(action, "sleeps");
-            let most = least + number(action, "preempted");
+            let most = number(action, "sleeps") + number(action, "preempted");
+            let least = number(action, "sleeps").min(number(action, "voluntary"));
             assert!((least..=most).contains(&count), "{way}: {count} of {action}: {stacks:?}");
         }
     }

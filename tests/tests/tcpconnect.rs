@@ -2,14 +2,17 @@
 //! tcpconnect against the oracle: each connect with its result, and nothing else.
 #![allow(clippy::unwrap_used)]
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use kscope_tests::bpf::PinnedMap;
 use kscope_tests::bytes::{bytes_of, unhex};
 use kscope_tests::cgroup::Cgroup;
 use kscope_tests::table::Table;
-use kscope_tests::{Finished, Run, Workload, metrics, now, say_untested};
+use kscope_tests::{Finished, Run, Workload, metrics, moved, now, say_untested};
 use nix::errno::Errno;
+use procfs::net::TcpState;
+use procfs::process::Process;
 use serde_json::{Value, json};
 
 /// The workload's ways that have come to their result when it has done them.
@@ -347,6 +350,48 @@ fn what_was_asked_for_is_told_beside_what_the_kernel_made_of_it() {
         "{seen:#?}"
     );
     assert_eq!(seen[1]["remote_address"], "127.0.0.1");
+}
+
+#[test]
+fn connects_that_a_program_moves_are_told_with_both_ends() {
+    let cgroup = Cgroup::new("kscope-tcpconnect-moved");
+    moved::move_connects(&cgroup);
+    let workload = start(&["--netns", "true", "service", "service6", "v4"]);
+    let pid = workload.pid();
+    cgroup.add(pid);
+    let tracer = tcpconnect(&[]).json();
+    let actions = workload.finish();
+    let finished = tracer.stop();
+    finished.check();
+    let end = |value: &Value, address: &str, port: &str| -> Option<SocketAddr> {
+        let port = u16::try_from(value[port].as_u64()?).unwrap();
+        Some(SocketAddr::new(value[address].as_str()?.parse().unwrap(), port))
+    };
+    let events = finished.events_of(pid);
+    assert_eq!(events.len(), 3, "{events:#?}");
+    for (event, action) in events.iter().zip(&actions) {
+        let made = end(event, "remote_address", "remote_port").unwrap();
+        let asked = end(action, "remote_address", "remote_port").unwrap();
+        assert!(made.ip().is_loopback() && event["result"] == "connected", "{event}");
+        let told = end(event, "asked_address", "asked_port");
+        assert_eq!(told, (asked != made).then_some(asked), "{event} {action}");
+    }
+    let is_moved: Vec<bool> = events.iter().map(|event| !event["asked_port"].is_null()).collect();
+    assert_eq!(is_moved, [true, true, false]);
+
+    // It is found by the port of the service, and by that of the backend.
+    for of_service in [true, false] {
+        let workload = start(&["--netns", "true", "service6"]);
+        let pid = workload.pid();
+        cgroup.add(pid);
+        let sockets = Process::new(i32::try_from(pid).unwrap()).unwrap().tcp6().unwrap();
+        let backend = sockets.iter().find(|socket| socket.state == TcpState::Listen).unwrap().local_address;
+        let port = if of_service { moved::service(backend) } else { backend }.port();
+        let tracer = tcpconnect(&["-P", &port.to_string()]).json();
+        workload.finish();
+        let finished = tracer.stop();
+        assert_eq!(finished.events_of(pid).len(), 1, "{port}: {}", finished.footer);
+    }
 }
 
 #[test]

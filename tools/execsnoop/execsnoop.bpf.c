@@ -181,24 +181,31 @@ static __always_inline long read_pointer(__u64 argv, __u32 i, bool compat, __u64
 
 /*
  * For user space, which looks for what is missing: the working directory, or that which a relative
- * name starts from, and the mount that the root is in.
+ * name starts from, and the mount that the root is in. The name is the tail's first name_len bytes.
+ * As a global function, the verifier looks at it once and not on each way to it.
  */
-static __always_inline void add_directory(struct execsnoop_scratch *s, __u32 at, bool at_dfd,
-					  int dfd)
+__noinline int add_directory(__u32 name_len, int at, int dfd)
 {
-	struct execsnoop_event *event = &s->event;
+	__u32 zero = 0;
+	struct execsnoop_scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	struct execsnoop_event *event;
 	const struct path *start;
 	struct vfsmount *root;
 
-	event->dir_is_cwd = !at_dfd || s->tail[0] == '/' || dfd == PATH_AT_FDCWD;
+	if (!s)
+		return 0;
+	event = &s->event;
+	event->dir_is_cwd = !at || s->tail[0] == '/' || dfd == PATH_AT_FDCWD;
 	start = path_at(event->dir_is_cwd ? PATH_AT_FDCWD : dfd);
 	root = BPF_CORE_READ(path_root(), mnt);
 	event->root_mnt_id = BPF_CORE_READ(container_of(root, struct mount, mnt), mnt_id);
-	if (start && at <= EXECSNOOP_NAME_MAX)
+	event->dir_marks = PATH_CUT;
+	/* The verifier must see the bound where it is used. */
+	barrier_var(name_len);
+	if (start && name_len <= EXECSNOOP_NAME_MAX)
 		event->dir_marks =
-			path_names(s->tail + at, &event->dir_len, &event->dir_below, start);
-	else
-		event->dir_marks = PATH_CUT;
+			path_names(s->tail + name_len, &event->dir_len, &event->dir_below, start);
+	return 0;
 }
 
 static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
@@ -280,7 +287,7 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 		len = 0;
 	}
 	if (ret == -ENOENT && len > 1)
-		add_directory(s, len, at, SYSCALL_ARG1(btf, regs, compat));
+		add_directory(len, at, SYSCALL_ARG1(btf, regs, compat));
 	send_exec(s, len, 0);
 	return 0;
 }

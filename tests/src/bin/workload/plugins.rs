@@ -106,19 +106,24 @@ fn act(name: &str, code: usize, seconds: Duration, sleeps: u64) -> Result<()> {
     // SAFETY: likewise.
     let sleep: extern "C" fn(*const libc::timespec, usize) -> i64 =
         unsafe { std::mem::transmute(code + CODE + SLEEP_AT) };
-    let usage = || getrusage(UsageWho::RUSAGE_THREAD);
-    let before = usage()?.involuntary_context_switches();
+    let switches = || -> Result<(i64, i64)> {
+        let usage = getrusage(UsageWho::RUSAGE_THREAD)?;
+        Ok((usage.voluntary_context_switches(), usage.involuntary_context_switches()))
+    };
+    let before = switches()?;
     let time = libc::timespec { tv_sec: 0, tv_nsec: US * 1000 };
     for _ in 0..sleeps {
         ensure!(sleep(&raw const time, 0) == 0, "nanosleep");
     }
-    let preempted = usage()?.involuntary_context_switches() - before;
+    // A time that is over before the thread has left its CPU is no switch.
+    let after = switches()?;
+    let (voluntary, preempted) = (after.0 - before.0, after.1 - before.1);
     let start = cpu_time()?;
     while cpu_time()? < start + seconds {
         burn(STEPS);
     }
     emit(&json!({
-        "plugin": name, "sleeps": sleeps, "preempted": preempted,
+        "plugin": name, "sleeps": sleeps, "voluntary": voluntary, "preempted": preempted,
         "burnt_ns": (cpu_time()? - start).as_nanos() as u64,
     }))
 }

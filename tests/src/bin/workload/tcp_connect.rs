@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use kscope_tests::moved;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -146,6 +147,8 @@ impl Peers {
             }
             "any" => (SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), v4.port()), Then::Nothing, 0, 0),
             "link-local" => (self.link_local()?, Then::Nothing, 0, 0),
+            "service" => (moved::service(v4), Then::Nothing, 0, 0),
+            "service6" => (moved::service(self.v6.local_addr()?), Then::Nothing, 0, 0),
             "fastopen" | "fastopen-sendto" => (v4, Then::Nothing, 0, 0),
             "mptcp" => (v4, Then::Nothing, 0, 0),
             "mptcp-unreachable" => {
@@ -171,7 +174,8 @@ impl Peers {
             setsockopt(&fd, sockopt::TcpUserTimeout, &USER_TIMEOUT_MS)?;
         }
         Ok(Connect {
-            fd: Some(fd),
+            // A socket is of the cgroup in which it was made.
+            fd: (!way.starts_with("service")).then_some(fd),
             to,
             wrong_family: way == "wrong-family",
             then,
@@ -201,12 +205,15 @@ fn set_option(fd: &OwnedFd, option: i32, value: i32) -> Result<()> {
 }
 
 pub fn run(mut args: Args) -> Result<()> {
-    if args.optional::<bool>("--netns")? == Some(true) {
+    let netns = args.optional::<bool>("--netns")? == Some(true);
+    if netns {
         net::unshare()?;
     }
     let peers = Peers::new()?;
     let mut connects = Vec::new();
     for way in args.words()? {
+        // No other host is to be reached, also where no program moves the connects.
+        ensure!(netns || !way.starts_with("service"), "{way} is for a network namespace of its own");
         connects.push(peers.plan(&way)?);
     }
     session(|| connects.iter_mut().try_for_each(Connect::act))
@@ -214,7 +221,7 @@ pub fn run(mut args: Args) -> Result<()> {
 
 impl Connect {
     fn act(&mut self) -> Result<()> {
-        let fd = self.fd.take().ok_or_else(|| anyhow!("a connect is made once"))?;
+        let fd = self.fd.take().map_or_else(|| net::stream(self.to), Ok)?;
         if !self.in_thread {
             return self.act_here(fd);
         }
