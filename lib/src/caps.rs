@@ -74,6 +74,11 @@ pub(crate) fn refused(call: &'static str, errno: Errno) -> Error {
 pub(crate) fn give_up(keep: &[Capability], still_works: impl Fn() -> bool) -> Result<(), Error> {
     let error = |e: caps::errors::CapsError| Error::Capabilities(e.to_string());
     let permitted = caps::read(None, CapSet::Permitted).map_err(error)?;
+    // No program that it could execute, and no debugger of the same user, gives it any back.
+    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).map_err(error)? {
+        caps::clear(None, CapSet::Bounding).map_err(error)?;
+    }
+    nix::sys::prctl::set_dumpable(false).map_err(|e| Error::Capabilities(e.to_string()))?;
     let mut kept: CapsHashSet = permitted.iter().copied().filter(|c| keep.contains(c)).collect();
     caps::set(None, CapSet::Effective, &kept).map_err(error)?;
     if !still_works() {

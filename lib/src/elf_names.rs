@@ -41,12 +41,13 @@ const BROKEN_DEBUG: Why = "the file's debug information can't be read";
 const BIG_DEBUG: Why = "the file's debug information is too long when unpacked";
 const BROKEN_MINI: Why = "the file's compressed symbols (.gnu_debugdata) can't be read";
 const BROKEN_GO: Why = "the file's table of Go functions can't be read";
+const NO_DEBUG: Why = "no symbol covers it, and it takes too much to read the file's debug information";
 const OTHER_DEBUG: Why = "no symbol covers it: the debug file that was found is of another build";
 
 /// Symbols of one table; the largest programs have about two million.
 const SYMBOLS_MAX: usize = 4 << 20;
 /// Debug information of one file when it is unpacked, and how many times longer it may be than before.
-const UNPACKED_MAX: u64 = 512 << 20;
+const UNPACKED_MAX: u64 = 64 << 20;
 const RATIO_MAX: u64 = 64;
 /// Symbols in .gnu_debugdata when they are unpacked, and what unpacking takes, in KiB.
 const MINI_MAX: u64 = 64 << 20;
@@ -54,7 +55,7 @@ const MINI_MEMORY: u32 = 96 << 10;
 /// A symbol may lie within others, but not within many.
 const NESTED_MAX: usize = 32;
 /// Functions that the compiler put into one at one address.
-const INLINED_MAX: usize = 256;
+pub(crate) const INLINED_MAX: usize = 256;
 
 /// The bytes of a file, or of what was unpacked.
 enum Data {
@@ -505,6 +506,15 @@ impl Debug {
     }
 }
 
+/// How much of a file is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All that has names.
+    All,
+    /// Its own symbols, which take the least.
+    Symbols,
+}
+
 /// All that names the functions of a file.
 pub(crate) struct FileNames {
     elf: Elf,
@@ -521,6 +531,7 @@ impl FileNames {
     /// Read a file, and what belongs to it: `find` gives the files that may be what is wanted of a file.
     pub fn read(
         file: &fs::File,
+        extent: Extent,
         mut find: impl FnMut(&fs::File, &Wanted) -> Vec<fs::File>,
     ) -> Result<Self, Why> {
         let elf = Elf::parse(Data::map(file)?)?;
@@ -533,12 +544,15 @@ impl FileNames {
             note(why);
             None
         }));
-        let own = elf.debug().unwrap_or_else(|why| {
+        let own = if extent == Extent::All { elf.debug() } else { Ok(None) };
+        let own = own.unwrap_or_else(|why| {
             note(why);
             None
         });
         let mut debug_file = None;
-        if let Some(sections) = own {
+        if extent == Extent::Symbols {
+            note(NO_DEBUG);
+        } else if let Some(sections) = own {
             debug_file = Some((None, DebugFile { elf: Elf::parse(elf.data.clone())?, sections }));
         } else {
             let (name, sum) = elf.debug_link().unzip();
@@ -582,7 +596,7 @@ impl FileNames {
             });
             Debug::parse(debug, shared).map_err(&mut note).ok()
         });
-        if tables.is_empty() {
+        if tables.is_empty() && extent == Extent::All {
             match elf.mini() {
                 Ok(table) => tables.extend(table),
                 Err(why) => note(why),
@@ -636,7 +650,7 @@ impl FileNames {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::io::Write as _;
 
     use super::*;
@@ -645,16 +659,16 @@ mod tests {
     const ID: &[u8] = b"0123456789abcdefghij";
 
     /// A program of which a page of code is loaded from an offset of the file that is not its address.
-    struct Program {
+    pub(crate) struct Program {
         sections: Vec<(&'static str, u32, u64, u32, Vec<u8>)>,
     }
 
     impl Program {
         const TEXT: u16 = 1;
         /// The code's place in the file.
-        const OFFSET: u64 = 0x100;
+        pub(crate) const OFFSET: u64 = 0x100;
 
-        fn new() -> Self {
+        pub(crate) fn new() -> Self {
             Self { sections: vec![(".text", elf::SHT_PROGBITS.0, 6, 0, vec![0x90; 0x100])] }
         }
 
@@ -664,7 +678,7 @@ mod tests {
             self
         }
 
-        fn built_as(self, id: &[u8]) -> Self {
+        pub(crate) fn built_as(self, id: &[u8]) -> Self {
             let mut note: Vec<u8> = [4, id.len() as u32, 3].into_iter().flat_map(u32::to_le_bytes).collect();
             note.extend(b"GNU\0");
             note.extend(id);
@@ -674,7 +688,7 @@ mod tests {
         }
 
         /// Functions: name, start from the code's, size, binding.
-        fn symbols(mut self, table: &'static str, symbols: &[(&str, u64, u64, u8)]) -> Self {
+        pub(crate) fn symbols(mut self, table: &'static str, symbols: &[(&str, u64, u64, u8)]) -> Self {
             let mut strings = vec![0];
             let mut entries = vec![0; 24];
             for (name, start, size, binding) in symbols {
@@ -732,7 +746,7 @@ mod tests {
             file
         }
 
-        fn file(self) -> fs::File {
+        pub(crate) fn file(self) -> fs::File {
             file(&self.build())
         }
     }
@@ -745,7 +759,7 @@ mod tests {
     }
 
     fn alone(program: Program) -> FileNames {
-        FileNames::read(&program.file(), |_, _| Vec::new()).unwrap()
+        FileNames::read(&program.file(), Extent::All, |_, _| Vec::new()).unwrap()
     }
 
     fn name(names: &FileNames, at: u64) -> Result<String, String> {
@@ -824,8 +838,8 @@ mod tests {
             assert_eq!(name(&names, 0x5f).as_deref(), Ok("exported"), "{section}");
             assert_eq!(name(&names, 0), why(reason), "{section}");
         }
-        assert_eq!(FileNames::read(&file(b"no program"), |_, _| Vec::new()).err(), Some(NO_ELF));
-        assert_eq!(FileNames::read(&file(b""), |_, _| Vec::new()).err(), Some(NO_ELF));
+        assert_eq!(FileNames::read(&file(b"no program"), Extent::All, |_, _| Vec::new()).err(), Some(NO_ELF));
+        assert_eq!(FileNames::read(&file(b""), Extent::All, |_, _| Vec::new()).err(), Some(NO_ELF));
     }
 
     #[test]
@@ -835,7 +849,7 @@ mod tests {
         let whole = Program::new().built_as(ID).symbols(".dynsym", &EXPORTED).symbols(".symtab", &EXPORTED);
         let whole = whole.with(".gnu_debugdata", &mini).with(".gopclntab", &go).build();
         let look = |bytes: &[u8]| {
-            if let Ok(names) = FileNames::read(&file(bytes), |_, _| Vec::new()) {
+            if let Ok(names) = FileNames::read(&file(bytes), Extent::All, |_, _| Vec::new()) {
                 _ = [0, Program::OFFSET, Program::OFFSET + 0x40, u64::MAX].map(|offset| names.find(offset));
             }
         };
@@ -852,7 +866,7 @@ mod tests {
         let symbols = [("hidden", 0, 0x20, 0)];
         let with = |program: Program, debug: &fs::File| {
             let mut asked = Vec::new();
-            let names = FileNames::read(&program.file(), |_, wanted| {
+            let names = FileNames::read(&program.file(), Extent::All, |_, wanted| {
                 asked.push(wanted.clone());
                 vec![debug.try_clone().unwrap()]
             });

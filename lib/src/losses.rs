@@ -48,9 +48,21 @@ static DROPPED: Mutex<BTreeMap<&str, u64>> = Mutex::new(BTreeMap::new());
 
 /// Count one in the footer's `dropped_by_cause`.
 pub(crate) fn count_dropped(cause: &'static str) {
-    let mut dropped = DROPPED.lock().unwrap_or_else(PoisonError::into_inner);
-    let count = dropped.entry(cause).or_default();
+    count(&DROPPED, cause);
+}
+
+fn count(counts: &Mutex<BTreeMap<&'static str, u64>>, cause: &'static str) {
+    let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+    let count = counts.entry(cause).or_default();
     *count = count.saturating_add(1);
+}
+
+/// Files of stacks' frames that could not be read for their names, by cause.
+static STACKS: Mutex<BTreeMap<&str, u64>> = Mutex::new(BTreeMap::new());
+
+/// Count one in the footer's `stacks_by_cause`.
+pub(crate) fn count_stack(cause: &'static str) {
+    count(&STACKS, cause);
 }
 
 /// What the programs counted about themselves (bpf/counters.bpf.h).
@@ -136,6 +148,9 @@ struct Sources {
 impl Sources {
     fn account(&self) -> Result<Account, Error> {
         let mut account = self.counters.as_ref().map_or_else(|| Ok(Account::default()), Counters::read)?;
+        for (cause, n) in &*STACKS.lock().unwrap_or_else(PoisonError::into_inner) {
+            account.stacks.insert((*cause).into(), *n);
+        }
         let dropped = DROPPED.lock().unwrap_or_else(PoisonError::into_inner);
         account.dropped.extend(dropped.iter().map(|(cause, n)| (String::from(*cause), *n)));
         account.add_lost(OUTPUT_FULL, self.output.unwritten.load(Ordering::Relaxed));

@@ -19,6 +19,7 @@ use crate::demangle;
 use crate::door::Links;
 use crate::door::Refused;
 use crate::door::Root;
+use crate::namer::Namer;
 use crate::spaces::Why;
 
 const NONE: Why = "made at run time, and the process has no perf map in /tmp";
@@ -172,7 +173,12 @@ impl PerfMap {
     }
 
     /// Names of code at addresses, and where it begins.
-    pub fn names(&mut self, addresses: &[u64], budget: &mut Budget) -> Vec<Result<(String, u64), Why>> {
+    pub fn names(
+        &mut self,
+        addresses: &[u64],
+        budget: &mut Budget,
+        namer: &mut Namer,
+    ) -> Vec<Result<(String, u64), Why>> {
         self.look();
         // The one that is there now, if there is one: the process may have made another.
         let opened = self.open();
@@ -183,25 +189,35 @@ impl PerfMap {
         };
         let asked: BTreeSet<u64> = addresses.iter().copied().collect();
         let allowed = budget.0.min(MAP_MAX);
-        let (names, read, why) = match search(file, asked, !self.lives(), allowed) {
-            Ok(found) => (found.names, found.read, if found.all { NOT_THERE } else { TOO_LONG }),
-            Err(_) => (BTreeMap::new(), 0, UNREADABLE),
-        };
-        budget.0 = budget.0.saturating_sub(read);
-        addresses.iter().map(|address| names.get(address).cloned().ok_or(why)).collect()
+        match namer.perf_map(file, &asked, !self.lives(), allowed) {
+            Ok(found) => {
+                budget.0 = budget.0.saturating_sub(found.read);
+                let why = if found.all { NOT_THERE } else { TOO_LONG };
+                addresses.iter().map(|address| found.names.get(address).cloned().ok_or(why)).collect()
+            }
+            Err(why) => vec![Err(why); addresses.len()],
+        }
     }
 }
 
-struct Found {
-    names: BTreeMap<u64, (String, u64)>,
-    read: u64,
+/// What was found in a perf map.
+pub(crate) struct Found {
+    /// By address: the name, and where the code begins.
+    pub names: BTreeMap<u64, (String, u64)>,
+    /// Bytes.
+    pub read: u64,
     /// Whether all of the file was read, as far as it was of use.
-    all: bool,
+    pub all: bool,
 }
 
 /// Read lines from the last to the first until all addresses have a name. A last line without an end is still being
 /// written unless the file is complete.
-fn search(file: &fs::File, mut asked: BTreeSet<u64>, complete: bool, allowed: u64) -> io::Result<Found> {
+pub(crate) fn search(
+    file: &fs::File,
+    mut asked: BTreeSet<u64>,
+    complete: bool,
+    allowed: u64,
+) -> io::Result<Found> {
     let length = file.metadata()?.len();
     let mut names = BTreeMap::new();
     let mut at = length;

@@ -41,12 +41,14 @@ use nix::sys::eventfd::EventFd;
 use plain::Plain;
 use serde_json::json;
 
+use crate::Capability;
 use crate::Columns;
 use crate::Error;
 use crate::Hooks;
 use crate::Out;
 use crate::cli::Common;
 use crate::escape::escape;
+use crate::namer::Namer;
 use crate::pprof;
 use crate::row::Field;
 use crate::row::Kind;
@@ -58,6 +60,7 @@ use crate::session::Follow;
 use crate::spaces::Place;
 pub use crate::spaces::Slot;
 pub use crate::spaces::Slots;
+use crate::symbols;
 use crate::symbols::Symbol;
 use crate::symbols::Symbols;
 
@@ -120,6 +123,19 @@ impl StackOutput {
             Some(depth) => Ok(depth),
             None => Ok(DEPTH.min(limit)),
         }
+    }
+
+    /// What finds names in files of processes, where these are wanted: before anything is loaded.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn namer(&self) -> Result<Namer, Error> {
+        if self.kernel_stacks_only { Ok(Namer::none()) } else { Namer::fork() }
+    }
+
+    /// What to keep.
+    pub fn capabilities(&self) -> Vec<Capability> {
+        symbols::capabilities(!self.user_stacks_only, !self.kernel_stacks_only)
     }
 
     /// Tell the hooks what bpf/stack.bpf.h needs.
@@ -677,7 +693,7 @@ impl Stacks {
     ///
     /// # Errors
     /// The kernel's, or [`Error::Usage`] of the options.
-    pub fn start(options: &StackOutput, taken: Taken, slots: Slots) -> Result<Self, Error> {
+    pub fn start(options: &StackOutput, namer: Namer, taken: Taken, slots: Slots) -> Result<Self, Error> {
         let eventfd = || EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let eventfd = || eventfd().map(Arc::new).map_err(Error::system("eventfd"));
         let (fd, wants_all) = (eventfd()?, eventfd()?);
@@ -687,7 +703,7 @@ impl Stacks {
         let stacks =
             Self { thread, wake: fd.clone(), wants_all, depth: options.depth()?, named: RefCell::default() };
         let run = move || {
-            let mut symbols = Symbols::new();
+            let mut symbols = Symbols::new(namer);
             symbols.spaces().watch(slots);
             let worker = Worker {
                 taken,

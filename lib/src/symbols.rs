@@ -15,20 +15,20 @@ use crate::Capability;
 use crate::debug_files;
 use crate::debug_files::Wanted;
 use crate::demangle::cut;
-use crate::elf_names::FileNames;
 use crate::memory;
+use crate::namer::Namer;
 use crate::perf_map;
 use crate::spaces;
 use crate::spaces::Place;
 use crate::spaces::Spaces;
 
-/// What it takes to see the symbols of the kernel and of everybody's processes: a tool keeps these.
-pub const CAPABILITIES: [Capability; 4] = [
-    Capability::CAP_SYSLOG,
-    Capability::CAP_SYS_PTRACE,
-    Capability::CAP_DAC_READ_SEARCH,
-    Capability::CAP_CHECKPOINT_RESTORE,
-];
+/// What it takes to see the symbols of the kernel, and of everybody's processes: a tool keeps these.
+pub fn capabilities(kernel: bool, processes: bool) -> Vec<Capability> {
+    let of_processes =
+        [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH, Capability::CAP_CHECKPOINT_RESTORE];
+    let of_kernel = [Capability::CAP_SYSLOG];
+    of_kernel.into_iter().filter(|_| kernel).chain(of_processes.into_iter().filter(|_| processes)).collect()
+}
 
 /// What an address belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +54,7 @@ pub struct Symbols {
     symbolizer: Symbolizer,
     modules: Option<Vec<Module>>,
     spaces: Spaces,
+    namer: Namer,
 }
 
 struct Module {
@@ -63,10 +64,15 @@ struct Module {
 }
 
 impl Symbols {
-    /// With nothing read yet.
-    pub fn new() -> Self {
+    /// With nothing read yet, and with what reads the files of processes.
+    pub fn new(namer: Namer) -> Self {
         let symbolizer = Symbolizer::builder().enable_code_info(false).build();
-        Self { symbolizer, modules: None, spaces: Spaces::new() }
+        Self { symbolizer, modules: None, spaces: Spaces::new(), namer }
+    }
+
+    /// What reads the files of processes, for others.
+    pub fn into_namer(self) -> Namer {
+        self.namer
     }
 
     /// Symbols of kernel addresses.
@@ -122,26 +128,25 @@ impl Symbols {
             }
         }
         self.made(made, &mut symbols);
+        // The smallest first, so that a large one takes no other's names away.
+        let mut files: Vec<_> = files.into_iter().collect();
+        let length = |number: u32| {
+            let open = self.spaces.file(number).and_then(|file| file.open.as_ref().ok());
+            open.and_then(|file| file.metadata().ok()).map_or(0, |found| found.len())
+        };
+        files.sort_by_cached_key(|(number, _)| length(*number));
         for (number, asked) in files {
             let Some(file) = self.spaces.file(number) else { continue };
+            let offsets: Vec<u64> = asked.iter().map(|(_, offset)| *offset).collect();
             let names = match &file.open {
-                Ok(open) => {
-                    let candidates = |of: &fs::File, wanted: &Wanted| {
-                        debug_files::candidates(of, file.pid, &file.path, wanted)
-                    };
-                    let read = || FileNames::read(open, candidates);
-                    // Not kept: what it takes is many times what the names take.
-                    read()
-                }
+                Ok(open) => self.namer.file(open, &offsets, |of: &fs::File, wanted: &Wanted| {
+                    debug_files::candidates(of, file.pid, &file.path, wanted)
+                }),
                 // It may be opened again.
-                Err(why) => Err(*why),
+                Err(why) => vec![Symbol::unknown(*why); offsets.len()],
             };
             let path = String::from_utf8_lossy(&file.path).into_owned();
-            for (i, offset) in asked {
-                let mut symbol = match &names {
-                    Ok(names) => names.find(offset),
-                    Err(why) => Symbol::unknown(*why),
-                };
+            for ((i, offset), mut symbol) in asked.into_iter().zip(names) {
                 symbol.module = Some(path.clone());
                 if symbol.name.is_err() {
                     symbol.offset = offset;
@@ -169,7 +174,9 @@ impl Symbols {
                 continue;
             };
             let addresses: Vec<u64> = asked.iter().map(|(_, address)| *address).collect();
-            for ((i, address), found) in asked.into_iter().zip(map.names(&addresses, &mut budget)) {
+            for ((i, address), found) in
+                asked.into_iter().zip(map.names(&addresses, &mut budget, &mut self.namer))
+            {
                 symbols[i] = match found {
                     Ok((name, start)) => {
                         Symbol { name: Ok(name), offset: address - start, ..Symbol::unknown("") }
@@ -194,12 +201,6 @@ impl Symbols {
             Symbolized::Unknown(_) => Symbol::unknown("no symbol covers it"),
         };
         found.into_iter().map(symbol).collect()
-    }
-}
-
-impl Default for Symbols {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

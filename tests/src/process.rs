@@ -29,6 +29,28 @@ pub fn status(pid: u32) -> Status {
     process(pid).and_then(|process| process.status()).unwrap_or_else(|error| panic!("process {pid}: {error}"))
 }
 
+/// Its threads.
+///
+/// # Panics
+/// If there is no such process.
+pub fn threads(pid: u32) -> Vec<u32> {
+    let tasks =
+        process(pid).and_then(|process| process.tasks()).unwrap_or_else(|error| panic!("{pid}: {error}"));
+    tasks.map(|task| task.unwrap_or_else(|error| panic!("{pid}: {error}")).tid.cast_unsigned()).collect()
+}
+
+/// The processes that it started, and that have not ended.
+///
+/// # Panics
+/// If there is no such process.
+pub fn children(pid: u32) -> Vec<u32> {
+    let of = |tid: u32| fs::read_to_string(format!("/proc/{pid}/task/{tid}/children"));
+    let lists = threads(pid).into_iter().map(|tid| of(tid).unwrap_or_else(|error| panic!("{pid}: {error}")));
+    lists
+        .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
+}
+
 /// Copy a program or a library that is to be run. By a process of its own: one that another test forks meanwhile
 /// would hold the copy open for writing, and so keep it from being run.
 ///

@@ -507,6 +507,20 @@ fn privileges_are_given_up_once_attached() {
     for tool in each_tool() {
         let tracer = endless(tool).json();
         println!("{tool}, as root, keeps {:?}", kept(tool, tracer.pid()));
+        for thread in process::threads(tracer.pid()) {
+            let status = process::status(thread);
+            assert!(status.capprm & !process::status(tracer.pid()).capprm == 0, "{tool}: {status:?}");
+            assert_eq!((status.capbnd, status.nonewprivs), (Some(0), Some(1)), "{tool}: {status:?}");
+        }
+        // What reads files of others for a tool is nobody's, and may do nothing.
+        for child in process::children(tracer.pid()) {
+            let status = process::status(child);
+            assert_eq!((status.euid, status.suid, status.egid), (65534, 65534, 65534), "{tool}: {status:?}");
+            assert_eq!((status.capprm, status.capeff, status.capbnd), (0, 0, Some(0)), "{tool}: {status:?}");
+            assert_eq!(status.nonewprivs, Some(1), "{tool}: {status:?}");
+            let open = std::fs::read_dir(format!("/proc/{child}/fd")).unwrap().count();
+            assert_eq!(open, 4, "{tool}: nowhere three times, and the socket to the tool");
+        }
         tracer.stop().check();
     }
 }

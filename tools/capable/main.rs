@@ -16,6 +16,7 @@ use kscope::cli::CgroupColumn;
 use kscope::cli::Common;
 use kscope::cli::Filter;
 use kscope::escape::c_bytes;
+use kscope::namer::Namer;
 use kscope::names;
 use kscope::row::Field;
 use kscope::row::Kind;
@@ -201,6 +202,7 @@ impl Trace for Capable {
     }
 
     fn run(self) -> anyhow::Result<()> {
+        let namer = if self.stacks.user_stack { Namer::fork()? } else { Namer::none() };
         let mut storage = MaybeUninit::uninit();
         let mut open = session::open(CapableSkelBuilder::default(), &mut storage, &self.common)?;
         let stacks = self.stacks.options();
@@ -251,11 +253,11 @@ impl Trace for Capable {
         }
         drop(kernel);
         let skeleton = session::load(open)?;
-        let keep: &[_] = if self.stacks.any() { &symbols::CAPABILITIES } else { &[] };
-        let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, keep)?;
+        let keep = symbols::capabilities(self.stacks.kernel_stack, self.stacks.user_stack);
+        let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &keep)?;
         let slots = stack_slots(&skeleton.maps.stack_slots)?;
-        let stacks =
-            self.stacks.any().then(|| Stacks::start(&stacks, stack::Taken::InHook, slots)).transpose()?;
+        let stacks = self.stacks.any().then(|| Stacks::start(&stacks, namer, stack::Taken::InHook, slots));
+        let stacks = stacks.transpose()?;
 
         let columns = self.columns();
         session.out().header(&columns)?;

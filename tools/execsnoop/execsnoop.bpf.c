@@ -19,10 +19,7 @@ struct execsnoop_scratch {
 	struct execsnoop_event event;
 	/* Directly behind the event, as in the record. */
 	__u8 tail[EXECSNOOP_NAME_MAX + EXECSNOOP_PART];
-	/*
-	 * Of a failed exec: how far its arguments are read. On the stack, the verifier would know
-	 * these numbers, and follow each turn of the loop once for each of their values.
-	 */
+	/* Of a failed exec: how far its arguments are read. */
 	volatile __u64 arg;  /* the rest of the present argument, or 0 */
 	volatile __u32 next; /* in argv */
 	volatile __u16 filled;
@@ -156,8 +153,7 @@ int exec__tp(struct trace_event_raw_sched_process_exec *ctx)
 	return on_exec(false, (struct task_struct *)bpf_get_current_task(), filename);
 }
 
-/* send_part() for a loop: as a global function, the verifier looks at it once and not at each turn.
- */
+/* send_part(), at which the verifier looks once, as a global function. */
 __noinline int send_filled(__u32 len)
 {
 	__u32 zero = 0;
@@ -177,6 +173,55 @@ static __always_inline long read_pointer(__u64 argv, __u32 i, bool compat, __u64
 	if (compat)
 		return bpf_probe_read_user(pointer, 4, (void *)(argv + 4 * i));
 	return bpf_probe_read_user(pointer, 8, (void *)(argv + 8 * i));
+}
+
+/*
+ * Read on in the arguments of a failed exec: a whole one, or as much of it as a turn reads. Returns
+ * whether there may be more. As a global function, the verifier looks at it once and not at each
+ * turn.
+ */
+__noinline int read_argument(__u64 argv, int compat)
+{
+	__u32 zero = 0, filled;
+	struct execsnoop_scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	__u64 arg = 0;
+	long len;
+
+	if (!s)
+		return 0;
+	if (!s->arg) {
+		if (read_pointer(argv, s->next, compat, &arg)) {
+			s->event.args_unreadable = 1;
+			return 0;
+		}
+		if (!arg) {
+			s->event.args_cut = 0;
+			return 0;
+		}
+		s->arg = arg;
+		s->next++;
+	}
+	filled = s->filled;
+	if (filled > EXECSNOOP_PART - FAILED_READ) {
+		if (s->event.args_offset > EXECSNOOP_PART * (EXECSNOOP_PARTS - 2))
+			return 0;
+		send_filled(filled);
+		filled = 0;
+	}
+	len = read_user_str(s->tail + filled, FAILED_READ, (void *)s->arg);
+	if (len <= 0 || len > FAILED_READ) {
+		s->event.args_unreadable = 1;
+		return 0;
+	}
+	if (len == FAILED_READ) {
+		/* More of it may follow: the NUL is the helper's own. */
+		s->arg += FAILED_READ - 1;
+		s->filled = filled + FAILED_READ - 1;
+	} else {
+		s->arg = 0;
+		s->filled = filled + len;
+	}
+	return 1;
 }
 
 /*
@@ -213,7 +258,7 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 	int nr = SYSCALL_NR(btf, regs);
 	struct task_struct *task;
 	struct execsnoop_scratch *s;
-	__u64 name, argv, arg = 0;
+	__u64 name, argv;
 	bool compat, at;
 	__u32 filled;
 	long len;
@@ -244,38 +289,8 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 	s->filled = 0;
 	s->event.args_cut = !!argv;
 	for (int i = 0; argv && i < FAILED_TURNS; i++) {
-		if (!s->arg) {
-			if (read_pointer(argv, s->next, compat, &arg)) {
-				s->event.args_unreadable = 1;
-				break;
-			}
-			if (!arg) {
-				s->event.args_cut = 0;
-				break;
-			}
-			s->arg = arg;
-			s->next++;
-		}
-		filled = s->filled;
-		if (filled > EXECSNOOP_PART - FAILED_READ) {
-			if (s->event.args_offset > EXECSNOOP_PART * (EXECSNOOP_PARTS - 2))
-				break;
-			send_filled(filled);
-			filled = 0;
-		}
-		len = read_user_str(s->tail + filled, FAILED_READ, (void *)s->arg);
-		if (len <= 0 || len > FAILED_READ) {
-			s->event.args_unreadable = 1;
+		if (!read_argument(argv, compat))
 			break;
-		}
-		if (len == FAILED_READ) {
-			/* More of it may follow: the NUL is the helper's own. */
-			s->arg += FAILED_READ - 1;
-			s->filled = filled + FAILED_READ - 1;
-		} else {
-			s->arg = 0;
-			s->filled = filled + len;
-		}
 	}
 	/* The name comes first in the record, but its length is not known before it is read. */
 	filled = s->filled;

@@ -20,7 +20,6 @@ use kscope::stack::Meaning;
 use kscope::stack::Stack;
 use kscope::stack::StackOutput;
 use kscope::stack::Stacks;
-use kscope::symbols;
 use kscope::tasks;
 use kscope::time;
 use libbpf_rs::skel::OpenSkel as _;
@@ -79,6 +78,7 @@ impl Trace for Offcputime {
 
     fn run(mut self) -> anyhow::Result<()> {
         self.common.duration = self.time.or(self.common.duration);
+        let namer = self.stacks.namer()?;
         let mut storage = MaybeUninit::uninit();
         let mut open = session::open(OffcputimeSkelBuilder::default(), &mut storage, &self.common)?;
         let kernel = Kernel::new()?;
@@ -106,11 +106,15 @@ impl Trace for Offcputime {
             flush = Some(session::Iterator::new(object, "flush")?);
             Ok(Vec::new())
         };
-        let keep = &symbols::CAPABILITIES;
+        let keep = &self.stacks.capabilities();
         let mut session =
             Session::start_with(Self::NAME, &self.common, skeleton.object(), &taken, keep, attach)?;
-        let stacks =
-            Stacks::start(&self.stacks, stack::Taken::InHook, stack_slots(&skeleton.maps.stack_slots)?)?;
+        let stacks = Stacks::start(
+            &self.stacks,
+            namer,
+            stack::Taken::InHook,
+            stack_slots(&skeleton.maps.stack_slots)?,
+        )?;
         session.banner("Tracing time off the CPU; Ctrl-C ends it.");
 
         let bss = skeleton.maps.bss_data.as_deref_mut();

@@ -24,7 +24,6 @@ use kscope::stack::Meaning;
 use kscope::stack::Stack;
 use kscope::stack::StackOutput;
 use kscope::stack::Stacks;
-use kscope::symbols;
 use libbpf_rs::skel::OpenSkel as _;
 use libbpf_rs::skel::Skel as _;
 
@@ -75,6 +74,7 @@ impl Trace for Profile {
     fn run(mut self) -> anyhow::Result<()> {
         self.common.duration = self.time.or(self.common.duration);
         let cpus = perf::chosen_cpus(self.cpu.as_ref())?;
+        let namer = self.stacks.namer()?;
         let mut storage = MaybeUninit::uninit();
         let mut open = session::open(ProfileSkelBuilder::default(), &mut storage, &self.common)?;
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
@@ -90,11 +90,15 @@ impl Trace for Profile {
         let sampler = Sampler::open(self.frequency, &cpus)?;
         let files = self.stacks.create_files(&self.common)?;
         let attach = |object: &_| sampler.attach(object);
-        let keep = &symbols::CAPABILITIES;
+        let keep = &self.stacks.capabilities();
         let mut session =
             Session::start_with(Self::NAME, &self.common, skeleton.object(), &taken, keep, attach)?;
-        let stacks =
-            Stacks::start(&self.stacks, stack::Taken::AtSample, stack_slots(&skeleton.maps.stack_slots)?)?;
+        let stacks = Stacks::start(
+            &self.stacks,
+            namer,
+            stack::Taken::AtSample,
+            stack_slots(&skeleton.maps.stack_slots)?,
+        )?;
         session.banner(&format!("Sampling at {} Hz; Ctrl-C ends it.", self.frequency));
 
         let on_record = |record: &[u8], _: &mut _| Ok(stacks.record::<types::stack_head>(record)?);

@@ -7,7 +7,6 @@ use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use clap::Parser;
-use kscope::Capability;
 use kscope::Columns;
 use kscope::Hooks;
 use kscope::Kernel;
@@ -25,12 +24,14 @@ use kscope::intervals::Tables;
 use kscope::maps::Turns;
 use kscope::metrics::Exporter;
 use kscope::metrics::Family;
+use kscope::namer::Namer;
 use kscope::perf;
 use kscope::perf::CpuList;
 use kscope::perf::Sampler;
 use kscope::perf::Summary;
 use kscope::row::RowInfo;
 use kscope::session;
+use kscope::symbols;
 use kscope::symbols::Symbols;
 use libbpf_rs::skel::OpenSkel as _;
 use libbpf_rs::skel::Skel as _;
@@ -131,6 +132,7 @@ impl Trace for Sampleip {
         self.common.duration = self.time.or(self.common.duration).or(default);
         let exporter = self.metrics.open(Self::NAME)?;
         let cpus = perf::chosen_cpus(self.cpu.as_ref())?;
+        let mut namer = if self.user { Namer::fork()? } else { Namer::none() };
         let mut storage = MaybeUninit::uninit();
         let mut open = session::open(SampleipSkelBuilder::default(), &mut storage, &self.common)?;
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
@@ -145,11 +147,7 @@ impl Trace for Sampleip {
         let taken = Hooks::new().choose(open.open_object_mut(), &Kernel::new()?)?;
         let skeleton = session::load(open)?;
         let sampler = Sampler::open(self.frequency, &cpus)?;
-        let keep: &[_] = if self.user {
-            &[Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH, Capability::CAP_CHECKPOINT_RESTORE]
-        } else {
-            &[Capability::CAP_SYSLOG]
-        };
+        let keep = &symbols::capabilities(!self.user, self.user);
         let attach = |object: &_| sampler.attach(object);
         let mut session =
             Session::start_with(Self::NAME, &self.common, skeleton.object(), &taken, keep, attach)?;
@@ -165,7 +163,7 @@ impl Trace for Sampleip {
         session.intervals(&Interval { interval: None, count: None }, |out| {
             let entries = turns.take::<Key, Entry>()?;
             let totals = maps.bss_data.as_deref().map(|bss| bss.totals).unwrap_or_default();
-            out.export(|to| self.export(to, &mut names, &entries, &totals));
+            out.export(|to| self.export(to, &mut names, &mut namer, &entries, &totals));
             let samples = |(key, entry): &(Key, Entry)| (address_of(key), Samples::of(entry));
             tables.add(out, entries.iter().map(samples), |samples| samples.count);
             if !out.is_due() {
@@ -182,7 +180,7 @@ impl Trace for Sampleip {
             summary.missed =
                 expected.filter(|_| self.filter.is_empty()).map(|n| n.saturating_sub(summary.total));
             summary.uncounted = uncounted;
-            let rows = rows_of(entries, self.by_symbol);
+            let rows = rows_of(&mut namer, entries, self.by_symbol);
             let rows = if self.by_symbol { fold(rows) } else { rows };
             let out = session.out();
             out.table(&self.columns(), &rows)?;
@@ -198,7 +196,14 @@ impl Trace for Sampleip {
 
 impl Sampleip {
     /// An address that is sampled on and on keeps the function that it had first, also when its process has gone.
-    fn export(&self, to: &mut Exporter, names: &mut Names, entries: &[(Key, Entry)], totals: &Totals) {
+    fn export(
+        &self,
+        to: &mut Exporter,
+        names: &mut Names,
+        namer: &mut Namer,
+        entries: &[(Key, Entry)],
+        totals: &Totals,
+    ) {
         for (mode, samples) in [("idle", totals.idle), ("user", totals.user), ("kernel", totals.kernel)] {
             to.total(&SAMPLES, &[("mode", &mode)], samples);
         }
@@ -211,7 +216,7 @@ impl Sampleip {
                 None => _ = new.insert(address, Samples::of(entry)),
             }
         }
-        for row in rows_of(new, false) {
+        for row in rows_of(namer, new, false) {
             let name = (row.name.unwrap_or_default(), row.module.unwrap_or_default());
             names.insert((row.process.map_or(0, |(pid, _)| pid), row.stack_start, row.address), name);
         }
@@ -231,9 +236,9 @@ impl Sampleip {
 }
 
 /// The rows, most samples first.
-fn rows_of(sampled: BTreeMap<Address, Samples>, by_symbol: bool) -> Vec<Sampled> {
+fn rows_of(namer: &mut Namer, sampled: BTreeMap<Address, Samples>, by_symbol: bool) -> Vec<Sampled> {
     let total: u64 = sampled.values().map(|samples| samples.count).sum();
-    let mut symbols = Symbols::new();
+    let mut symbols = Symbols::new(std::mem::replace(namer, Namer::none()));
     let mut rows = Vec::with_capacity(sampled.len());
     // One question to the symboliser for each process: it reads a process's maps once for all.
     let mut spaces: BTreeMap<_, Vec<(u64, Samples)>> = BTreeMap::new();
@@ -260,6 +265,7 @@ fn rows_of(sampled: BTreeMap<Address, Samples>, by_symbol: bool) -> Vec<Sampled>
             });
         }
     }
+    *namer = symbols.into_namer();
     rows.sort_by_key(|row| (std::cmp::Reverse(row.samples), row.address));
     rows
 }
