@@ -26,6 +26,9 @@ const SYMBOL: usize = 24;
 const CHUNK: usize = 64 << 10;
 /// Read of one file in all.
 const BUDGET: u64 = 128 << 20;
+/// Places of names in a table of strings, and of one function: an honest file has a few of each.
+const STRINGS_MAX: usize = 4096;
+const PLACES_MAX: usize = 64;
 
 /// A file that is one.
 pub(crate) struct Elf<'a> {
@@ -146,6 +149,9 @@ impl<'a> Elf<'a> {
                         && let Some(offset) = self.offset(u64_at(symbol, 8))
                     {
                         found[*name].insert(offset);
+                        if found[*name].len() > PLACES_MAX {
+                            found[*name].pop_last();
+                        }
                     }
                 }
                 left = rest.to_vec();
@@ -161,7 +167,8 @@ impl<'a> Elf<'a> {
         let longest = needles.iter().map(Vec::len).max().unwrap_or_default();
         self.chunks(place, longest, |begin, bytes| {
             for (name, needle) in needles.iter().enumerate() {
-                let positions = memmem::find_iter(bytes, needle);
+                let room = STRINGS_MAX.saturating_sub(wanted.len());
+                let positions = memmem::find_iter(bytes, needle).take(room);
                 wanted
                     .extend(positions.filter_map(|at| Some((u32::try_from(begin + at as u64).ok()?, name))));
             }

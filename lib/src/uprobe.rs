@@ -305,6 +305,10 @@ impl<'obj> Uprobes<'obj> {
 
     /// What to keep, to attach to what comes later and to see it.
     pub fn capabilities(&self) -> Vec<Capability> {
+        // One file is probed by now, and nothing is looked for.
+        if self.mappings.is_none() {
+            return Vec::new();
+        }
         let mut keep = vec![
             Capability::CAP_BPF,
             Capability::CAP_PERFMON,
@@ -313,7 +317,7 @@ impl<'obj> Uprobes<'obj> {
             Capability::CAP_CHECKPOINT_RESTORE,
         ];
         // Some kernels ask for more by way of perf events: 6.18 does.
-        keep.extend((self.is_by_perf() && self.mappings.is_some()).then_some(Capability::CAP_SYS_ADMIN));
+        keep.extend(self.is_by_perf().then_some(Capability::CAP_SYS_ADMIN));
         keep
     }
 

@@ -382,9 +382,7 @@ fn containers_that_have_ended_are_not_held() {
             workload.finish();
             wait_until("the file system to be let go", || umount2(root, MntFlags::empty()).ok());
         }
-        wait_until("the descriptors to be given back", || {
-            (descriptors(tracer.pid()) <= most).then_some(())
-        });
+        wait_until("the descriptors to be given back", || (descriptors(tracer.pid()) <= most).then_some(()));
         tracer.stop().check();
     });
 }
