@@ -167,9 +167,10 @@ impl PerfMap {
         Ok(file)
     }
 
-    /// How long it is; the shortest are read first, so that a long one takes no other's names away.
-    pub fn length(&self) -> u64 {
-        self.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |found| found.len())
+    /// What is known of the file.
+    pub fn metadata(&mut self) -> Option<fs::Metadata> {
+        self.look();
+        self.file.as_ref()?.metadata().ok()
     }
 
     /// Names of code at addresses, and where it begins.

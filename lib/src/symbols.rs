@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 
 use blazesym::MaybeDefault;
 use blazesym::symbolize::Input;
 use blazesym::symbolize::Symbolized;
 use blazesym::symbolize::Symbolizer;
+use blazesym::symbolize::source;
 use blazesym::symbolize::source::Kernel;
-use blazesym::symbolize::source::Source;
 
 use crate::Capability;
 use crate::debug_files;
@@ -18,6 +19,7 @@ use crate::demangle::cut;
 use crate::memory;
 use crate::namer::Namer;
 use crate::perf_map;
+use crate::perf_map::PerfMap;
 use crate::spaces;
 use crate::spaces::Place;
 use crate::spaces::Spaces;
@@ -57,6 +59,13 @@ pub struct Symbols {
     namer: Namer,
 }
 
+/// What names are read from: a file that is mapped, or a process's perf map.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    File(u32),
+    PerfMap(u32),
+}
+
 struct Module {
     name: String,
     start: u64,
@@ -84,7 +93,7 @@ impl Symbols {
         }
         // An image of the kernel brings source lines, which are not asked for, at a great cost.
         let kernel = Kernel { vmlinux: MaybeDefault::None, debug_syms: false, ..Kernel::default() };
-        let mut symbols = self.find(&Source::Kernel(kernel), addresses);
+        let mut symbols = self.find(&source::Source::Kernel(kernel), addresses);
         let modules = self.modules.get_or_insert_with(read_modules);
         let module = |address: u64| {
             let found = modules.iter().find(|m| (m.start..m.start + m.size).contains(&address));
@@ -118,44 +127,83 @@ impl Symbols {
     /// Symbols of places, file by file.
     pub(crate) fn at(&mut self, places: &[Place]) -> Vec<Symbol> {
         let mut symbols = vec![Symbol::unknown(spaces::CLOSED); places.len()];
-        let mut files: BTreeMap<u32, Vec<(usize, u64)>> = BTreeMap::new();
-        let mut made: BTreeMap<u32, Vec<(usize, u64)>> = BTreeMap::new();
+        let mut asked: BTreeMap<Source, Vec<(usize, u64)>> = BTreeMap::new();
         for (i, place) in places.iter().enumerate() {
             match *place {
-                Place::File(file, offset) => files.entry(file).or_default().push((i, offset)),
-                Place::Made(map, address) => made.entry(map).or_default().push((i, address)),
+                Place::File(file, offset) => {
+                    asked.entry(Source::File(file)).or_default().push((i, offset));
+                }
+                Place::Made(map, address) => {
+                    asked.entry(Source::PerfMap(map)).or_default().push((i, address));
+                }
                 Place::Nowhere(why) => symbols[i] = Symbol::unknown(why),
             }
         }
-        self.made(made, &mut symbols);
-        // The smallest first, so that a large one takes no other's names away.
-        let mut files: Vec<_> = files.into_iter().collect();
-        let length = |number: u32| {
-            let open = self.spaces.file(number).and_then(|file| file.open.as_ref().ok());
-            open.and_then(|file| file.metadata().ok()).map_or(0, |found| found.len())
-        };
-        files.sort_by_cached_key(|(number, _)| length(*number));
-        for (number, asked) in files {
-            let Some(file) = self.spaces.file(number) else { continue };
-            let offsets: Vec<u64> = asked.iter().map(|(_, offset)| *offset).collect();
-            let names = match &file.open {
-                Ok(open) => self.namer.file(open, &offsets, |of: &fs::File, wanted: &Wanted| {
-                    debug_files::candidates(of, file.pid, &file.path, wanted)
-                }),
-                // It may be opened again.
-                Err(why) => vec![Symbol::unknown(*why); offsets.len()],
-            };
-            let path = String::from_utf8_lossy(&file.path).into_owned();
-            for ((i, offset), mut symbol) in asked.into_iter().zip(names) {
-                symbol.module = Some(path.clone());
-                if symbol.name.is_err() {
-                    symbol.offset = offset;
-                }
-                symbols[i] = symbol;
+        // Those of root first, and the smallest, so that no other one takes their names away.
+        let mut asked: Vec<_> = asked.into_iter().collect();
+        asked.sort_by_cached_key(|(source, _)| self.order(*source));
+        let mut budget = perf_map::Budget::new();
+        for (source, asked) in asked {
+            match source {
+                Source::File(file) => self.in_file(file, &asked, &mut symbols),
+                Source::PerfMap(map) => self.in_perf_map(map, &asked, &mut budget, &mut symbols),
             }
         }
         memory::give_back_heap();
         symbols
+    }
+
+    /// Whether others than root may have written it, and how long it is.
+    fn order(&mut self, source: Source) -> (bool, u64) {
+        let metadata = match source {
+            Source::File(file) => {
+                self.spaces.file(file).and_then(|file| file.open.as_ref().ok()?.metadata().ok())
+            }
+            Source::PerfMap(map) => self.spaces.perf_map(map).and_then(PerfMap::metadata),
+        };
+        metadata.map_or((false, 0), |found| (found.uid() != 0, found.len()))
+    }
+
+    fn in_file(&mut self, file: u32, asked: &[(usize, u64)], symbols: &mut [Symbol]) {
+        let Some(file) = self.spaces.file(file) else { return };
+        let offsets: Vec<u64> = asked.iter().map(|(_, offset)| *offset).collect();
+        let names = match &file.open {
+            Ok(open) => self.namer.file(open, &offsets, |of: &fs::File, wanted: &Wanted| {
+                debug_files::candidates(of, file.pid, &file.path, wanted)
+            }),
+            // It may be opened again.
+            Err(why) => vec![Symbol::unknown(*why); offsets.len()],
+        };
+        let path = String::from_utf8_lossy(&file.path).into_owned();
+        for ((i, offset), mut symbol) in asked.iter().zip(names) {
+            symbol.module = Some(path.clone());
+            if symbol.name.is_err() {
+                symbol.offset = *offset;
+            }
+            symbols[*i] = symbol;
+        }
+    }
+
+    fn in_perf_map(
+        &mut self,
+        map: u32,
+        asked: &[(usize, u64)],
+        budget: &mut perf_map::Budget,
+        symbols: &mut [Symbol],
+    ) {
+        let Some(map) = self.spaces.perf_map(map) else {
+            asked.iter().for_each(|(i, _)| symbols[*i] = Symbol::unknown(perf_map::CLOSED));
+            return;
+        };
+        let addresses: Vec<u64> = asked.iter().map(|(_, address)| *address).collect();
+        for ((i, address), found) in asked.iter().zip(map.names(&addresses, budget, &mut self.namer)) {
+            symbols[*i] = match found {
+                Ok((name, start)) => {
+                    Symbol { name: Ok(name), offset: address - start, ..Symbol::unknown("") }
+                }
+                Err(why) => Symbol::unknown(why),
+            };
+        }
     }
 
     /// Let go of a file.
@@ -163,31 +211,7 @@ impl Symbols {
         self.spaces.close(file);
     }
 
-    /// Symbols of code that processes made.
-    fn made(&mut self, asked: BTreeMap<u32, Vec<(usize, u64)>>, symbols: &mut [Symbol]) {
-        let mut asked: Vec<_> = asked.into_iter().collect();
-        asked.sort_by_key(|(map, _)| self.spaces.perf_map(*map).map_or(0, |map| map.length()));
-        let mut budget = perf_map::Budget::new();
-        for (map, asked) in asked {
-            let Some(map) = self.spaces.perf_map(map) else {
-                asked.iter().for_each(|(i, _)| symbols[*i] = Symbol::unknown(perf_map::CLOSED));
-                continue;
-            };
-            let addresses: Vec<u64> = asked.iter().map(|(_, address)| *address).collect();
-            for ((i, address), found) in
-                asked.into_iter().zip(map.names(&addresses, &mut budget, &mut self.namer))
-            {
-                symbols[i] = match found {
-                    Ok((name, start)) => {
-                        Symbol { name: Ok(name), offset: address - start, ..Symbol::unknown("") }
-                    }
-                    Err(why) => Symbol::unknown(why),
-                };
-            }
-        }
-    }
-
-    fn find(&self, source: &Source<'_>, addresses: &[u64]) -> Vec<Symbol> {
+    fn find(&self, source: &source::Source<'_>, addresses: &[u64]) -> Vec<Symbol> {
         let Ok(found) = self.symbolizer.symbolize(source, Input::AbsAddr(addresses)) else {
             return vec![Symbol::unknown("the kernel's symbols can't be read"); addresses.len()];
         };
