@@ -845,6 +845,7 @@ fn the_time_in_the_queue_begins_with_the_bio() {
     left_out::retried(|| {
         const READERS: usize = 16;
         const COUNT: u64 = 40;
+        const TRIES: usize = 8;
         let device = Loop::new(DISK_SIZE);
         let disk = device.disk();
         let Some(_scheduler) = disk.schedule("biolatency, waits for a request", "none") else { return };
@@ -853,24 +854,29 @@ fn the_time_in_the_queue_begins_with_the_bio() {
         // One request each, and several that are parts of one bio.
         for (size, most, parts) in [(128 << 10, "128", 1), (MIB, "128", 8)] {
             let _most = Setting::new(disk.path("queue/max_sectors_kb"), most);
-            let mut workloads = [0; READERS].map(|_| io(&disk.device(), "read", COUNT, size));
-            let tracer = biolatency(&["-Q", "-d", disk.name()]).json();
-            let before = disk.stat();
-            workloads.iter_mut().for_each(Workload::go);
-            let all_us: f64 =
-                workloads.map(|workload| Measured::of(&workload.finish()).total_us).iter().sum();
-            disk.counted(&before, |stat| stat.reads == READERS as u64 * COUNT * parts);
-            let finished = tracer.stop();
-            left_out::check(&finished);
-            assert_eq!(finished.footer["dropped_by_cause"], serde_json::json!({}), "{}", finished.footer);
-            let hists = hists(&finished);
-            assert_eq!(total(&hists), READERS as u64 * COUNT * parts, "{hists:#?}");
-            let shown_us: f64 = hists.iter().map(|hist| hist.total_us).sum();
-            assert!(shown_us <= all_us * parts as f64, "{shown_us} of {all_us} us: {hists:#?}");
-            // What is missing is the reader's own work, and that it waits for a CPU; and parts end one after another.
-            let least = if parts == 1 { all_us / 2.0 } else { all_us * parts as f64 / 4.0 };
-            assert!(shown_us > least, "{shown_us} of {all_us} us, {parts} parts: {hists:#?}");
-            assert_eq!(kscope_tests::bpf::entries("submitted"), 0);
+            // On CPUs that others use, readers may wait for these most of the time: that is another try.
+            let shows_the_wait = |_| {
+                let mut workloads = [0; READERS].map(|_| io(&disk.device(), "read", COUNT, size));
+                let tracer = biolatency(&["-Q", "-d", disk.name()]).json();
+                let before = disk.stat();
+                workloads.iter_mut().for_each(Workload::go);
+                let all_us: f64 =
+                    workloads.map(|workload| Measured::of(&workload.finish()).total_us).iter().sum();
+                disk.counted(&before, |stat| stat.reads == READERS as u64 * COUNT * parts);
+                let finished = tracer.stop();
+                left_out::check(&finished);
+                assert_eq!(finished.footer["dropped_by_cause"], serde_json::json!({}), "{}", finished.footer);
+                let hists = hists(&finished);
+                assert_eq!(total(&hists), READERS as u64 * COUNT * parts, "{hists:#?}");
+                let shown_us: f64 = hists.iter().map(|hist| hist.total_us).sum();
+                assert!(shown_us <= all_us * parts as f64, "{shown_us} of {all_us} us: {hists:#?}");
+                // What is missing is the reader's own work, and that it waits for a CPU; and parts end one after another.
+                let least = if parts == 1 { all_us / 2.0 } else { all_us * parts as f64 / 4.0 };
+                println!("{shown_us} of {all_us} us, {parts} parts: {hists:#?}");
+                assert_eq!(kscope_tests::bpf::entries("submitted"), 0);
+                shown_us > least
+            };
+            assert!((0..TRIES).any(shows_the_wait), "{parts} parts");
         }
     });
 }
