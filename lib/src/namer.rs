@@ -64,6 +64,7 @@ use crate::symbols::Symbol;
 const DIED: &str = "the process that read the file's symbols died of it";
 const LATE: &str = "it took too long to read the file's symbols";
 const NO_TIME: &str = "no time was left to read the file's symbols";
+const NO_ROOM: &str = "the names of all files together take too much room";
 const NO_WORKER: &str = "the process that reads symbols could not be started";
 /// The footer's cause.
 const UNREAD: &str = "names_not_read";
@@ -134,6 +135,7 @@ enum Failure {
     Died,
     Late,
     NoTime,
+    NoRoom,
     NoWorker,
 }
 
@@ -143,6 +145,7 @@ impl Failure {
             Self::Died => DIED,
             Self::Late => LATE,
             Self::NoTime => NO_TIME,
+            Self::NoRoom => NO_ROOM,
             Self::NoWorker => NO_WORKER,
         }
     }
@@ -201,20 +204,20 @@ impl Namer {
         // What all of a file's information is too much for may have names by its symbols alone.
         for with_debug in [true, false] {
             let rest = &offsets[found.len()..];
-            let names = RefCell::new(Vec::new());
+            let mut names = Vec::new();
             let asked = self.ask(file_time(file), |this, worker, until| {
                 let question: FileQuestion = (with_debug, rest.to_vec());
                 send(worker, tag::FILE, &question, &[file.as_raw_fd()])?;
                 let mut files = vec![file.try_clone()?];
-                while names.borrow().len() < rest.len() {
+                while names.len() < rest.len() {
                     match receive(worker, until)? {
                         (tag::NAME, name) => {
                             let symbol = this.symbol(parse(&name)?)?;
-                            names.borrow_mut().push(symbol);
+                            names.push(symbol);
                         }
                         (tag::FAILED, reason) => {
                             let symbol = Symbol::unknown(cut(&parse::<String>(&reason)?));
-                            names.borrow_mut().resize(rest.len(), symbol);
+                            names.resize(rest.len(), symbol);
                         }
                         (tag::WANTED, wanted) => {
                             let (of, build_id, name) = parse::<WantedFile>(&wanted)?;
@@ -233,7 +236,7 @@ impl Namer {
                 }
                 Ok(())
             });
-            found.append(&mut names.into_inner());
+            found.append(&mut names);
             match asked {
                 // Of what ended the first reader, the second one may see less.
                 Ok(()) if why.is_none() || found.iter().any(|symbol| symbol.name.is_ok()) => return found,
@@ -315,6 +318,7 @@ impl Namer {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                 Err(Failure::Late)
             }
+            Err(error) if error.kind() == io::ErrorKind::OutOfMemory => Err(Failure::NoRoom),
             Err(_) => Err(Failure::Died),
         }
     }
@@ -322,6 +326,8 @@ impl Namer {
     fn start_worker(&mut self) -> io::Result<UnixStream> {
         let helper = self.helper.as_ref().ok_or(io::ErrorKind::NotFound)?;
         let (ours, theirs) = UnixStream::pair()?;
+        // Nor does one that reads nothing hold the tool.
+        ours.set_write_timeout(Some(FILE_TIME_MAX))?;
         send(helper, tag::FILE, &(), &[theirs.as_raw_fd()])?;
         Ok(ours)
     }

@@ -16,7 +16,6 @@ use kscope::cli::CgroupColumn;
 use kscope::cli::Common;
 use kscope::cli::Filter;
 use kscope::escape::c_bytes;
-use kscope::namer::Namer;
 use kscope::names;
 use kscope::row::Field;
 use kscope::row::Kind;
@@ -28,7 +27,6 @@ use kscope::stack;
 use kscope::stack::EventFrames;
 use kscope::stack::EventStacks;
 use kscope::stack::Stacks;
-use kscope::symbols;
 use kscope::time::Wall;
 use libbpf_rs::skel::OpenSkel as _;
 use libbpf_rs::skel::Skel as _;
@@ -202,10 +200,10 @@ impl Trace for Capable {
     }
 
     fn run(self) -> anyhow::Result<()> {
-        let namer = if self.stacks.user_stack { Namer::fork()? } else { Namer::none() };
+        let stacks = self.stacks.options();
+        let namer = stacks.namer()?;
         let mut storage = MaybeUninit::uninit();
         let mut open = session::open(CapableSkelBuilder::default(), &mut storage, &self.common)?;
-        let stacks = self.stacks.options();
         let kernel = Kernel::new()?;
         let callers = kernel.places(&CALLERS.map(|(name, _)| name));
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
@@ -253,7 +251,7 @@ impl Trace for Capable {
         }
         drop(kernel);
         let skeleton = session::load(open)?;
-        let keep = symbols::capabilities(self.stacks.kernel_stack, self.stacks.user_stack);
+        let keep = stacks.capabilities();
         let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &keep)?;
         let slots = stack_slots(&skeleton.maps.stack_slots)?;
         let stacks = self.stacks.any().then(|| Stacks::start(&stacks, namer, stack::Taken::InHook, slots));

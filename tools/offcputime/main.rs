@@ -109,12 +109,8 @@ impl Trace for Offcputime {
         let keep = &self.stacks.capabilities();
         let mut session =
             Session::start_with(Self::NAME, &self.common, skeleton.object(), &taken, keep, attach)?;
-        let stacks = Stacks::start(
-            &self.stacks,
-            namer,
-            stack::Taken::InHook,
-            stack_slots(&skeleton.maps.stack_slots)?,
-        )?;
+        let slots = stack_slots(&skeleton.maps.stack_slots)?;
+        let stacks = Stacks::start(&self.stacks, namer, stack::Taken::InHook, slots)?;
         session.banner("Tracing time off the CPU; Ctrl-C ends it.");
 
         let bss = skeleton.maps.bss_data.as_deref_mut();

@@ -93,12 +93,8 @@ impl Trace for Profile {
         let keep = &self.stacks.capabilities();
         let mut session =
             Session::start_with(Self::NAME, &self.common, skeleton.object(), &taken, keep, attach)?;
-        let stacks = Stacks::start(
-            &self.stacks,
-            namer,
-            stack::Taken::AtSample,
-            stack_slots(&skeleton.maps.stack_slots)?,
-        )?;
+        let slots = stack_slots(&skeleton.maps.stack_slots)?;
+        let stacks = Stacks::start(&self.stacks, namer, stack::Taken::AtSample, slots)?;
         session.banner(&format!("Sampling at {} Hz; Ctrl-C ends it.", self.frequency));
 
         let on_record = |record: &[u8], _: &mut _| Ok(stacks.record::<types::stack_head>(record)?);
