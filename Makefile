@@ -21,7 +21,7 @@ BPF_SOURCES = $(shell find bpf tools -name '*.[ch]')
 
 say = @printf '\n==> %s\n' "$(1)"
 
-.PHONY: setup run build test matrix bench lint static install deb rpm reproduce try-packages format
+.PHONY: setup run build test matrix bench lint static install deb rpm reproduce try-packages try-units fuzz format
 
 run: setup build
 	$(call say,$(TOOL) on this kernel: $(SUDO) $(KSCOPE) $(TOOL) $(ARGS))
@@ -35,12 +35,23 @@ build:
 	$(call say,build: the release of the kscope command)
 	cargo build --locked --release --features multicall --bin kscope
 
-test: setup lint build
+# The static file, where it can be made: the matrix needs it too.
+TESTED = $(if $(wildcard $(LIBDIR)/libelf.a),target/$(TARGET)/release/kscope,$(KSCOPE))
+
+test: setup lint
+	@$(MAKE) --no-print-directory $(if $(filter $(KSCOPE),$(TESTED)),build,static)
 	$(call say,unit tests)
-	cargo test --locked --workspace --exclude kscope-tests --bins --lib --features multicall
+	cargo test --locked --package kscope --package kscope-tools --lib --bin kscope --features multicall
 	@packaging/promtool target/promtool $(SUDO)
 	$(call say,behaviour tests on this kernel: each tool against an oracle)
-	$(if $(SUDO),CARGO_TARGET_$(shell echo $(TARGET) | tr 'a-z-' 'A-Z_')_RUNNER="$(SUDO)") cargo test --locked -p kscope-tests --tests --no-fail-fast
+	CARGO_TARGET_$(shell echo $(TARGET) | tr 'a-z-' 'A-Z_')_RUNNER="$(SUDO) env KSCOPE=$(CURDIR)/$(TESTED)" \
+		cargo test --locked -p kscope-tests --tests --no-fail-fast
+	$(call say,fuzzing: a minute in all)
+	fuzz/run 8
+
+# SECONDS="3600": for so long each; TARGETS="elf btf": those alone.
+fuzz: setup
+	fuzz/run $(or $(SECONDS),600) $(TARGETS)
 
 # KERNELS="host 5.10 6.12": those alone; SHORT=1: some tests of each tool, as .ci/run does;
 # TOOLS="opensnoop": those alone; UPDATE_BUDGET=1: record what the verifier processes now.
@@ -64,6 +75,13 @@ bench: build
 	cargo build --locked --release -p kscope-tests --bin workload
 	$(call say,bench: side by side with libbpf-tools and bpftrace)
 	@$(SUDO) bench/run --kscope $(KSCOPE) --workload target/release/workload $(TOOLS)
+
+# KERNELS="6.12": those alone.
+try-units: deb
+	@tests/matrix/setup $(SUDO)
+	@command -v debootstrap >/dev/null || $(SUDO) apt-get install -q -y --no-install-recommends debootstrap
+	$(call say,each tool as a unit of a real systemd, on kernels: $(or $(KERNELS),5.10 6.1 6.12 7))
+	@$(SUDO) tests/units/run --packages target/packages $(KERNELS)
 
 lint:
 	$(call say,format)

@@ -265,3 +265,85 @@ fn try_tool(tool: &Tool) -> anyhow::Result<Result<(Value, Value), String>> {
         serde_json::from_slice(header).with_context(|| format!("the header of {}", tool.name))?;
     Ok(Ok((header["hooks"].clone(), header["notes"].clone())))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::hash::BuildHasher as _;
+    use std::hash::RandomState;
+    use std::os::unix::ffi::OsStringExt as _;
+
+    use super::*;
+
+    /// Command lines of each tool.
+    const LINES: u32 = 200;
+    const WORDS: [&[u8]; 16] = [
+        b"",
+        b"-",
+        b"--",
+        b"0",
+        b"1",
+        b"-1",
+        b"1,",
+        b",",
+        b"1us",
+        b"nan",
+        b"18446744073709551616",
+        b"9E",
+        b"\\,",
+        b"\xff\xfe",
+        b"\xe2\x82",
+        b"localhost:",
+    ];
+
+    /// Numbers by chance.
+    struct Chance(RandomState, u64);
+
+    impl Chance {
+        fn below(&mut self, end: usize) -> usize {
+            self.1 += 1;
+            (self.0.hash_one(self.1) % end.max(1) as u64) as usize
+        }
+
+        fn word(&mut self, options: &[String]) -> OsString {
+            match self.below(4) {
+                0 => OsString::from_vec(WORDS[self.below(WORDS.len())].to_vec()),
+                1 => OsString::from_vec((0..self.below(24)).map(|_| self.below(256) as u8).collect()),
+                2 => self.below(1 << 33).to_string().into(),
+                _ => {
+                    let option = &options[self.below(options.len())];
+                    let value =
+                        if self.below(2) == 0 { OsString::new() } else { self.word(&[String::new()]) };
+                    let between = if value.is_empty() || self.below(2) == 0 { "" } else { "=" };
+                    let mut word = OsString::from(format!("{option}{between}"));
+                    word.push(value);
+                    word
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_arguments_are_taken_or_refused_with_a_sentence() {
+        let mut chance = Chance(RandomState::new(), 0);
+        for tool in TOOLS {
+            let command = tool.command();
+            let long = command
+                .get_arguments()
+                .filter_map(|option| option.get_long())
+                .map(|name| format!("--{name}"));
+            let short = command
+                .get_arguments()
+                .filter_map(|option| option.get_short())
+                .map(|name| format!("-{name}"));
+            let options: Vec<String> = long.chain(short).collect();
+            for _ in 0..LINES {
+                let mut words = vec![OsString::from(tool.name)];
+                words.extend((0..chance.below(6)).map(|_| chance.word(&options)).collect::<Vec<_>>());
+                // Whoever panics in between is told from these.
+                println!("{words:?}");
+                let taken = command.clone().try_get_matches_from(words);
+                assert!(taken.is_ok() || taken.is_err_and(|error| !error.to_string().trim().is_empty()));
+            }
+        }
+    }
+}

@@ -26,6 +26,8 @@ const HEADER_SIZE: usize = 24;
 const WORD: usize = size_of::<u32>();
 /// A type has three words, and what its kind adds: its name, its kind and count, and its size or another type.
 const TYPE_SIZE: usize = 3 * WORD;
+/// As the kernel, which refuses longer chains of names and qualifiers (MAX_RESOLVE_DEPTH of kernel/bpf/btf.c).
+const RESOLVE_MAX: usize = 32;
 
 /// What stands behind a type, and which words are names or types.
 struct Shape {
@@ -136,6 +138,12 @@ impl Types {
         Self::parse(bytes).ok_or_else(|| Error::NoBtf(format!("{KERNEL} is of an unknown format")))
     }
 
+    /// Those of a file's bytes.
+    #[cfg(fuzzing)]
+    pub(crate) fn parse_bytes(bytes: &[u8]) -> Option<Self> {
+        Self::parse(Bytes::Read(bytes.to_vec()))
+    }
+
     fn parse(bytes: Bytes) -> Option<Self> {
         let size = |at| word(&bytes, at).map(|word| word as usize);
         if word(&bytes, 0)? & 0xff_ffff != VERSION << 16 | MAGIC {
@@ -144,6 +152,9 @@ impl Types {
         let header = size(4)?;
         let (mut at, end) = (header + size(8)?, header + size(8)? + size(12)?);
         let (names, names_end) = (header + size(16)?, header + size(16)? + size(20)?);
+        if end > bytes.len() || names > names_end || names_end > bytes.len() {
+            return None;
+        }
         // Most types are small.
         let mut places = Vec::with_capacity(end.checked_sub(at)? / (2 * TYPE_SIZE));
         places.push(0);
@@ -154,7 +165,7 @@ impl Types {
             let shape = shape(kind_of(info))?;
             at += TYPE_SIZE + shape.words * WORD * if shape.counted { count_of(info) } else { 1 };
         }
-        if at != end || end > bytes.len() || names > names_end || names_end > bytes.len() {
+        if at != end {
             return None;
         }
         Some(Self { bytes, places, names: names..names_end, found: RefCell::default() })
@@ -175,7 +186,7 @@ impl Types {
         Type { all: self, id: if at == 0 { 0 } else { id }, at: at as usize }
     }
 
-    fn all(&self) -> impl Iterator<Item = Type<'_>> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = Type<'_>> {
         (1..).zip(&self.places[1..]).map(|(id, at)| Type { all: self, id, at: *at as usize })
     }
 
@@ -258,7 +269,7 @@ impl<'a> Type<'a> {
         self.word(0)
     }
 
-    fn name(self) -> &'a [u8] {
+    pub(crate) fn name(self) -> &'a [u8] {
         self.all.name(self.name_offset())
     }
 
@@ -270,13 +281,16 @@ impl<'a> Type<'a> {
     /// Itself without qualifiers and other names.
     pub(crate) fn bare(self) -> Type<'a> {
         let mut bare = self;
-        while let sys::BTF_KIND_TYPEDEF
-        | sys::BTF_KIND_VOLATILE
-        | sys::BTF_KIND_CONST
-        | sys::BTF_KIND_RESTRICT
-        | sys::BTF_KIND_TYPE_TAG = bare.kind()
-        {
-            bare = bare.target();
+        // One that leads back to itself is of no use.
+        for _ in 0..RESOLVE_MAX {
+            match bare.kind() {
+                sys::BTF_KIND_TYPEDEF
+                | sys::BTF_KIND_VOLATILE
+                | sys::BTF_KIND_CONST
+                | sys::BTF_KIND_RESTRICT
+                | sys::BTF_KIND_TYPE_TAG => bare = bare.target(),
+                _ => break,
+            }
         }
         bare
     }

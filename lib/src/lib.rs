@@ -6,6 +6,8 @@ pub mod cli;
 pub mod command;
 pub mod door;
 pub mod escape;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod hist;
 pub mod hooks;
 pub mod intervals;

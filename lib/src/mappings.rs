@@ -89,7 +89,7 @@ fn each_of_thread(tid: u32, each: &mut impl FnMut(Mapping)) -> io::Result<bool> 
 }
 
 /// From a line of /proc/PID/maps: addresses, protection, offset, device, inode, path.
-fn parse(pid: u32, line: &[u8]) -> Option<Mapping> {
+pub(crate) fn parse(pid: u32, line: &[u8]) -> Option<Mapping> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let mut words = line.splitn(6, |byte| *byte == b' ');
     let mut word = || str::from_utf8(words.next()?).ok();
@@ -234,7 +234,7 @@ impl Drop for Ring {
 
 /// From PERF_RECORD_MMAP2: header, pid, tid, address, length, offset, major, minor, inode, generation,
 /// protection, flags, file name.
-fn mapping(record: &[u8]) -> Option<Mapping> {
+pub(crate) fn mapping(record: &[u8]) -> Option<Mapping> {
     let u32_at = |at: usize| Some(u32::from_ne_bytes(*record.get(at..)?.first_chunk()?));
     let u64_at = |at: usize| Some(u64::from_ne_bytes(*record.get(at..)?.first_chunk()?));
     let (start, length) = (u64_at(16)?, u64_at(24)?);

@@ -32,6 +32,8 @@ mod text;
 mod textfile;
 
 use server::Server;
+#[cfg(fuzzing)]
+pub(crate) use server::parse_request;
 use text::Rendered;
 
 /// The value of every label of the series in which those without a place of their own are added up.

@@ -56,6 +56,8 @@ use crate::memory;
 use crate::metrics::Exporter;
 use crate::names;
 use crate::out::Out;
+use crate::sandbox;
+use crate::sandbox::Needs;
 use crate::say;
 use crate::signals;
 use crate::targets::Targets;
@@ -441,6 +443,8 @@ pub struct Session {
     losses: Losses,
     began: Instant,
     strict: bool,
+    /// Until nothing else is done.
+    sandbox: Option<Needs>,
 }
 
 impl Session {
@@ -518,8 +522,17 @@ impl Session {
         }
         let began = Instant::now();
         let losses = Losses::new(tool, counters, programs, out.sink.state())?;
+        let needs = Needs { attaches: keep.contains(&Capability::CAP_BPF), signals: command.is_some() };
         let watch = Watch::new(tool, common, began, command, targets)?;
-        Ok(Self { out, links, grace, watch, losses, began, strict: common.strict })
+        let sandbox = (!common.dry_run).then_some(needs);
+        Ok(Self { out, links, grace, watch, losses, began, strict: common.strict, sandbox })
+    }
+
+    /// Refuse all that the tool does not do from now on.
+    fn confine(&mut self) -> Result<(), Error> {
+        let Some(needs) = self.sandbox.take() else { return Ok(()) };
+        let error = |error| Error::System { what: "restricting system calls".into(), error };
+        sandbox::only_trace(needs).map_err(error)
     }
 
     /// Export metrics from now on: those that the tool's [`Session::intervals`] gives to [`Out::export`], and the
@@ -604,6 +617,7 @@ impl Session {
         ring: &dyn MapCore,
         on_record: impl FnMut(&[u8], &mut Out) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
+        self.confine()?;
         let Self { out, links, grace, watch, losses, .. } = self;
         watch.ring(ring)?;
         follow.fds().into_iter().try_for_each(|fd| watch.followed(fd))?;
@@ -661,6 +675,7 @@ impl Session {
         interval: &Interval,
         mut print: impl FnMut(&mut Out) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
+        self.confine()?;
         let mut printed = 0;
         if let (None, Some(exporter)) = (interval.interval, &self.out.exporter) {
             exporter.on_demand();

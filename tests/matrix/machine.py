@@ -12,7 +12,7 @@ from pathlib import Path
 # What a machine may take without a word, on top of the limit of the job that it is at.
 PATIENCE = 90
 # What a boot may take as a whole.
-LIMIT = 2400
+LIMIT = 4800
 
 
 @dataclass

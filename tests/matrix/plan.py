@@ -16,9 +16,12 @@ PAIRED = {"fexit": "fentry", "kretprobe": "kprobe"}
 SHARED = "all"
 # Tests that take more than a kernel: a distribution's programs, or what was recorded on one kernel.
 HOST_ONLY = {"costs", "metrics", "runbooks"}
-# Shared tests of the command line, which is the same on every kernel.
+# Shared tests of the command line, of what is printed and of how a tool ends: no kernel decides them.
 SHARED_HOST_ONLY = {
     "flags_of_libbpf_tools_are_accepted", "help_and_version_are_printed", "nonsense_is_refused", "nonsense_to_kscope_is_refused",
+    "a_command_gives_its_exit_status", "a_command_has_the_terminal_and_the_tool_a_file", "a_command_runs_as_whoever_ran_the_tool",
+    "a_signal_ends_the_command_too", "ambiguous_cgroups_are_refused", "closed_pipe_ends_it_quietly", "full_disk_is_a_failure",
+    "hostile_bytes_reach_no_terminal", "interrupt_termination_and_hangup_end_it_well", "stop_and_continue_do_not_end_it",
 }
 # The tests for a boot that differs in one thing: of the shared ones, and of a tool's own by the beginning of
 # their names (three, if it has none of these).

@@ -507,6 +507,11 @@ fn privileges_are_given_up_once_attached() {
     for tool in each_tool() {
         let tracer = endless(tool).json();
         println!("{tool}, as root, keeps {:?}", kept(tool, tracer.pid()));
+        // SECCOMP_MODE_FILTER, once it has begun to wait for events.
+        wait_until("a list of system calls", || {
+            let has_list = |thread| process::status(thread).seccomp == Some(2);
+            process::threads(tracer.pid()).into_iter().all(has_list).then_some(())
+        });
         for thread in process::threads(tracer.pid()) {
             let status = process::status(thread);
             assert!(status.capprm & !process::status(tracer.pid()).capprm == 0, "{tool}: {status:?}");

@@ -290,10 +290,15 @@ fn memory_without_a_file_changes_no_names_and_takes_no_room() {
 fn nothing_is_held_of_what_has_ended() {
     const CONTAINERS: usize = 40;
     let tracer = profile(&["-F", OFTEN]).json();
-    let fds = |pid: u32| fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-    let mut least = usize::MAX;
+    // Copies of the workload, and descriptors of processes that have ended: others come and go, too.
+    let is_held = |fd: &str| {
+        let file = fs::read_link(format!("/proc/{}/fd/{fd}", tracer.pid()));
+        let info = fs::read_to_string(format!("/proc/{}/fdinfo/{fd}", tracer.pid()));
+        file.is_ok_and(|path| path.ends_with("workload"))
+            || info.is_ok_and(|info| info.lines().any(|line| line == "Pid:\t-1"))
+    };
     let mut pids = Vec::new();
-    for n in 0..CONTAINERS {
+    for _ in 0..CONTAINERS {
         let mount = Mounted::tmpfs();
         let copy = mount.path().join("workload");
         copy_program(&programs::workload(), &copy);
@@ -303,12 +308,12 @@ fn nothing_is_held_of_what_has_ended() {
         burner.go();
         burner.finish();
         mount.unmount();
-        if n == 0 {
-            least = fds(tracer.pid());
-        }
     }
-    // Others come and go, too.
-    wait_until("descriptors to be closed", || (fds(tracer.pid()) <= least + 20).then_some(()));
+    wait_until("descriptors to be closed", || {
+        let fds = fs::read_dir(format!("/proc/{}/fd", tracer.pid())).unwrap();
+        let mut names = fds.flatten().filter_map(|fd| fd.file_name().into_string().ok());
+        (!names.any(|fd| is_held(&fd))).then_some(())
+    });
     let profile = Profile::of(&tracer.stop());
     let mut named = 0;
     for (pid, copy) in &pids {

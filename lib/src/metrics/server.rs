@@ -403,6 +403,14 @@ impl Request {
     }
 }
 
+/// What a client sent, and what it would have.
+#[cfg(fuzzing)]
+pub(crate) fn parse_request(bytes: &[u8]) {
+    if let Some(Request::Get { accept, .. }) = Request::parse(bytes) {
+        prefers_open_metrics(&accept);
+    }
+}
+
 /// Whether an Accept header names OpenMetrics, and nothing that it likes better (RFC 9110, 12.5.1).
 fn prefers_open_metrics(accept: &str) -> bool {
     let quality = |wanted: &str| {

@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! See kscope::fuzzing::http.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kscope::fuzzing::http(bytes));
