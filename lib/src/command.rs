@@ -123,6 +123,7 @@ pub(crate) fn fork() -> Result<Option<Waiting>, Error> {
     let Some(name) = words.first() else { return Ok(None) };
     let system = |error| Error::System { what: "starting the command".into(), error };
     let (mut wait, go) = io::pipe().map_err(system)?;
+    let (mut is_there, mut there) = io::pipe().map_err(system)?;
     let mut command = Command::new(find(name).map_err(|error| failed(name, &error))?);
     command.arg0(name).args(&words[1..]);
     // It is for whoever ran this, also where that gave this program another user.
@@ -135,6 +136,7 @@ pub(crate) fn fork() -> Result<Option<Waiting>, Error> {
         // Its own copy would keep it from seeing that the tool has ended.
         // SAFETY: close(2) may be called in a child of a process with threads, and nobody uses this one here.
         _ = unsafe { libc::close(own_end) };
+        there.write_all(&[1])?;
         if wait.read_exact(&mut byte).is_err() {
             // The tool has ended before.
             // SAFETY: _exit may be called there too.
@@ -142,13 +144,17 @@ pub(crate) fn fork() -> Result<Option<Waiting>, Error> {
         }
         Ok(())
     };
-    // SAFETY: the closure calls close(2), read(2) and _exit(2), and allocates nothing.
+    // SAFETY: the closure calls close(2), write(2), read(2) and _exit(2), and allocates nothing.
     unsafe { command.pre_exec(before_exec) };
     // spawn() returns when the program runs: somebody else must wait for that.
     // It has the privileges of this thread as they are now.
     let starter = thread::Builder::new().name("command".into()).spawn(move || command.spawn());
     let starter = starter.map_err(system)?;
-    Ok(Some(Waiting { starter, go }))
+    // Later, no process can be made. Where it failed, nothing comes, and the thread has the reason.
+    match is_there.read_exact(&mut [0]) {
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(system(error)),
+        _ => Ok(Some(Waiting { starter, go })),
+    }
 }
 
 impl Waiting {
