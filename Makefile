@@ -111,6 +111,7 @@ deb: static
 	packaging/deb target/$(TARGET)/release/kscope target/packages
 
 rpm: static
+	@command -v rpmbuild >/dev/null || $(SUDO) sh -c 'apt-get install -q -y --no-install-recommends rpm || dnf install -y rpm-build'
 	$(call say,packages for Fedora and RHEL)
 	packaging/rpm target/$(TARGET)/release/kscope target/packages
 

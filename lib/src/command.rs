@@ -152,7 +152,7 @@ pub(crate) fn fork() -> Result<Option<Waiting>, Error> {
     let starter = starter.map_err(system)?;
     // Later, no process can be made. Where it failed, nothing comes, and the thread has the reason.
     match is_there.read_exact(&mut [0]) {
-        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(system(error)),
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(system(error)),
         _ => Ok(Some(Waiting { starter, go })),
     }
 }
