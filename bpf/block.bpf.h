@@ -187,9 +187,10 @@ struct bio_start {
 	__u32 pad;
 };
 
-/* In their order. A cgroup's limit may hold a bio back after the first, a full queue after the
- * second. Each may be missing. */
+/* In their order. A cgroup's limit may hold a bio back after BIO_SUBMITTED, a full queue after
+ * BIO_QUEUED. Each may be missing. */
 enum bio_stage {
+	BIO_SPLIT, /* the rest of one */
 	BIO_SUBMITTED,
 	BIO_QUEUED,
 	BIO_IN_REQUEST,
@@ -210,10 +211,17 @@ static __always_inline bool bio_goes_on(bool btf, struct bio_start *start, struc
 	if (start->stage >= stage)
 		return false;
 	/* One that failed between these two was not seen to end. */
-	if (start->stage == BIO_SUBMITTED && start->sector != FIELD(btf, bio, bi_iter.bi_sector))
+	if (start->stage <= BIO_SUBMITTED && start->sector != FIELD(btf, bio, bi_iter.bi_sector))
 		return false;
 	start->stage = stage;
 	return true;
+}
+
+/* The rest of a bio, of which a part was split off, may come to the stages again. */
+static __always_inline void bio_was_split(struct bio_start *start, struct bio *rest)
+{
+	start->stage = BIO_SPLIT;
+	start->sector = BPF_CORE_READ(rest, bi_iter.bi_sector);
 }
 
 /* Whether this task lets bios go on that a cgroup's limit held back: others submitted them. */
@@ -243,13 +251,17 @@ static __always_inline bool releases_bios(const __u8 *comm)
 /*
  * A bio is about to be compared with its cgroup's limits, in the context of who submitted it. The
  * block layer has no tracepoint there. But bios to partitions, and those that dm, md and their like
- * hand on, are given their place on the disk just before: block_bio_remap.
+ * hand on, are given their place on the disk just before: block_bio_remap. What a limit held back
+ * comes here again where the kernel's function is not inlined in part, in the context of who lets
+ * it go on: he submits nothing.
  */
 #define THROTTLE_HOOKS(call)                                                                       \
 	static __always_inline int throttle__body(bool btf, struct bio *bio)                       \
 	{                                                                                          \
+		__u8 comm[KSCOPE_COMM_LEN] = {};                                                   \
 		NO_PREEMPT();                                                                      \
-		return call;                                                                       \
+		bpf_get_current_comm(comm, sizeof(comm));                                          \
+		return releases_bios(comm) ? 0 : call;                                             \
 	}                                                                                          \
 	SEC("fentry")                                                                              \
 	int BPF_PROG(throttle__fentry, struct bio *bio)                                            \

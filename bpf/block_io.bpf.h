@@ -213,6 +213,7 @@ static __always_inline int on_split(bool btf, struct bio *part)
 	if (!known)
 		return forget(&submitted, key);
 	by = *known;
+	bio_was_split(&known->start, (struct bio *)whole);
 	if (bpf_map_update_elem(&submitted, &key, &by, BPF_ANY))
 		submitted_full = true;
 	return 0;

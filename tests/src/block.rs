@@ -381,3 +381,51 @@ pub fn slow_disks() -> Vec<(Disk, u64)> {
         |name: &str| disks.iter().find(|disk| disk.name() == name).expect("a disk of $KSCOPE_DISKS").clone();
     parts.map(|(name, delay)| (disk(name), delay.parse().expect("nanoseconds"))).collect()
 }
+
+/// A cgroup in which a disk is read a few hundred times a second at most. Dropping it removes it.
+#[derive(Debug)]
+pub struct Limited(PathBuf);
+
+impl Limited {
+    /// Make it; nothing where the kernel has no such limits.
+    ///
+    /// # Panics
+    /// If no cgroup can be made.
+    pub fn new(disk: &Disk) -> Option<Self> {
+        let dev = disk.read("dev").unwrap();
+        let name = format!("kscope-limit-{}", std::process::id());
+        let v1 = Path::new("/sys/fs/cgroup/blkio");
+        let root = if v1.is_dir() { v1.to_path_buf() } else { crate::cgroup::root() };
+        if !v1.is_dir() {
+            fs::write(root.join("cgroup.subtree_control"), "+io").ok()?;
+        }
+        let limited = Self(root.join(name));
+        fs::create_dir(&limited.0).unwrap();
+        let (file, limit) = if v1.is_dir() {
+            ("blkio.throttle.read_iops_device", format!("{dev} 200"))
+        } else {
+            ("io.max", format!("{dev} riops=200"))
+        };
+        fs::write(limited.0.join(file), limit).is_ok().then_some(limited)
+    }
+
+    /// Have it hold this process back.
+    ///
+    /// # Panics
+    /// If there is no such process.
+    pub fn add(&self, pid: u32) {
+        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        // Busy for a moment after its last process has ended.
+        for _ in 0..1000 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+}

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kscope_tests::block::{Disk, Loop, Stat, Zram, read_at_once, slow_disks};
+use kscope_tests::block::{Disk, Limited, Loop, Stat, Zram, read_at_once, slow_disks};
 use kscope_tests::cgroup;
 use kscope_tests::left_out;
 use kscope_tests::setting::Setting;
@@ -877,6 +877,42 @@ fn the_time_in_the_queue_begins_with_the_bio() {
                 shown_us > least
             };
             assert!((0..TRIES).any(shows_the_wait), "{parts} parts");
+        }
+    });
+}
+
+#[test]
+fn what_a_limit_holds_back_is_time_in_the_queue_or_of_no_known_time() {
+    left_out::retried(|| {
+        const READERS: usize = 4;
+        const COUNT: u64 = 40;
+        let (device, partition) = Loop::with_partition(DISK_SIZE);
+        let disk = device.disk();
+        let _merges = Setting::new(disk.path("queue/nomerges"), "2");
+        let Some(limited) = Limited::new(disk) else {
+            return say_untested("biolatency, limits", "this kernel has no limits of block I/O");
+        };
+        for path in [disk.device(), format!("/dev/{partition}")] {
+            let mut workloads = [0; READERS].map(|_| io(&path, "read", COUNT, 4096));
+            workloads.iter().for_each(|workload| limited.add(workload.pid()));
+            let tracer = biolatency(&["-Q", "-d", disk.name()]).json();
+            let before = disk.stat();
+            workloads.iter_mut().for_each(Workload::go);
+            let all_us: f64 =
+                workloads.map(|workload| Measured::of(&workload.finish()).total_us).iter().sum();
+            disk.counted(&before, |stat| stat.reads >= READERS as u64 * COUNT);
+            let finished = tracer.stop();
+            left_out::check(&finished);
+            let hists = hists(&finished);
+            let held_back = finished.footer["dropped_by_cause"]["held_back"].as_u64().unwrap_or(0);
+            assert_eq!(total(&hists) + held_back, READERS as u64 * COUNT, "{hists:#?}");
+            if finished.header["hooks"].get("throttle").is_some() || path.ends_with("p1") {
+                let shown_us: f64 = hists.iter().map(|hist| hist.total_us).sum();
+                assert!(held_back == 0 && shown_us > all_us / 2.0, "{shown_us} of {all_us} us: {hists:#?}");
+                assert!(shown_us <= all_us, "{shown_us} of {all_us} us: {hists:#?}");
+            } else {
+                assert!(held_back > 0, "{hists:#?}");
+            }
         }
     });
 }

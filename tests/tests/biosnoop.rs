@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 
-use kscope_tests::block::{Disk, Loop, Stat, Zram, memory, read_at_once, slow_disks};
+use kscope_tests::block::{Disk, Limited, Loop, Stat, Zram, memory, read_at_once, slow_disks};
 use kscope_tests::cgroup::Cgroup;
 use kscope_tests::setting::Setting;
 use kscope_tests::table::Table;
@@ -776,42 +776,6 @@ fn parts_of_a_big_request_begin_with_the_whole() {
     });
 }
 
-/// A cgroup in which this disk is read a few hundred times a second at most; nothing where the kernel has no such
-/// limits. Dropping it removes it.
-struct Limited(std::path::PathBuf);
-
-impl Limited {
-    fn new(disk: &Disk) -> Option<Self> {
-        let dev = disk.read("dev").unwrap();
-        let name = format!("kscope-biosnoop-limit-{}", getpid());
-        let v1 = std::path::Path::new("/sys/fs/cgroup/blkio");
-        let root = if v1.is_dir() { v1.to_path_buf() } else { kscope_tests::cgroup::root() };
-        if !v1.is_dir() {
-            std::fs::write(root.join("cgroup.subtree_control"), "+io").ok()?;
-        }
-        let limited = Self(root.join(name));
-        std::fs::create_dir(&limited.0).unwrap();
-        let (file, limit) = if v1.is_dir() {
-            ("blkio.throttle.read_iops_device", format!("{dev} 200"))
-        } else {
-            ("io.max", format!("{dev} riops=200"))
-        };
-        std::fs::write(limited.0.join(file), limit).is_ok().then_some(limited)
-    }
-}
-
-impl Drop for Limited {
-    fn drop(&mut self) {
-        // Busy for a moment after its last process has ended.
-        for _ in 0..1000 {
-            if std::fs::remove_dir(&self.0).is_ok() {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
-    }
-}
-
 #[test]
 fn what_a_limit_holds_back_is_of_who_submitted_it_or_of_nobody() {
     left_out::retried(|| {
@@ -830,7 +794,7 @@ fn what_a_limit_holds_back_is_of_who_submitted_it_or_of_nobody() {
             let mut workloads = [0; READERS].map(|_| io(path, "read", COUNT, 4096));
             let pids = workloads.each_ref().map(Workload::pid);
             for pid in pids {
-                std::fs::write(limited.0.join("cgroup.procs"), pid.to_string()).unwrap();
+                limited.add(pid);
             }
             let tracer = biosnoop(&["-d", disk.name()]).args(options).json();
             let before = disk.stat();

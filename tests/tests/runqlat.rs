@@ -99,8 +99,12 @@ fn sums(finished: &Finished, key: &str) -> BTreeMap<Option<u64>, Sum> {
     sums
 }
 
-/// Check what the tool said of a thread with what the kernel counted.
-fn assert_same(finished: &Finished, sum: Option<&Sum>, thread: &Thread) {
+/// What a wait is longer or shorter by chance: the machine below may take the processor away between a hook and the
+/// kernel's own look at its clock.
+const TRIES: usize = 4;
+
+/// Check what the tool said of a thread with what the kernel counted; a sentence, if the times are apart.
+fn compare(finished: &Finished, sum: Option<&Sum>, thread: &Thread) -> Result<(), String> {
     let sum = sum.unwrap_or_else(|| panic!("nothing about {thread:?}"));
     // What the kernel did not let the tool see, it says.
     let dropped = finished.footer["dropped_by_cause"].as_object().unwrap().values();
@@ -117,11 +121,13 @@ fn assert_same(finished: &Finished, sum: Option<&Sum>, thread: &Thread) {
             let most = if is_slow() { f64::INFINITY } else { delay * TOLERANCE + apart };
             // A wait that was dropped has no time; QEMU's clock goes on where nothing does.
             let least = if is_slow() || dropped > 0 { 0.0 } else { delay / TOLERANCE - apart };
-            let fits = (least..most).contains(&sum.total_us);
-            assert!(fits, "{} us, not {delay} us: {sum:?} of {thread:?}", sum.total_us);
+            if !(least..most).contains(&sum.total_us) {
+                return Err(format!("{} us, not {delay} us: {sum:?} of {thread:?}", sum.total_us));
+            }
         }
         None => say_untested("runqlat against schedstat", "this kernel has no such file"),
     }
+    Ok(())
 }
 
 fn pid_of(workload: &Workload) -> String {
@@ -133,28 +139,35 @@ fn each_thread_s_waits_are_those_the_kernel_counts() {
     let _cpu = alone();
     let ways: [&[(&str, &str)]; 3] = [&[], &[("KSCOPE_TASKS", "hash")], &[("KSCOPE_WAY", "raw_tp")]];
     for env in ways {
-        let mut workload = runq(20);
-        let run = env.iter().fold(runqlat(&["-L", "-p", &pid_of(&workload)]), |run, (k, v)| run.env(k, v));
-        let tracer = run.json();
-        let threads = act(&mut workload);
-        let finished = tracer.stop();
-        let sums = sums(&finished, "tid");
-        for thread in &threads {
-            assert_same(&finished, sums.get(&Some(thread.tid)), thread);
-        }
-        // A name is that of the last wait: the third may have waited only before it had its name.
-        for thread in &threads[..2] {
-            assert_eq!(sums[&Some(thread.tid)].comm.as_ref(), Some(&thread.name));
-        }
-        // The main thread, and no other.
-        assert_eq!(sums.len(), 4, "{sums:?}");
-        assert_eq!(sums[&Some(workload.pid().into())].comm.as_deref(), Some("workload"));
-        let asked = env.iter().find_map(|(k, v)| (*k == "KSCOPE_WAY").then(|| (*v).to_string()));
-        let way = asked.or_else(|| std::env::var("KSCOPE_WAY").ok()).unwrap_or("tp_btf".into());
-        let hooks = finished.header["hooks"].as_object().unwrap();
-        assert_eq!(hooks.len(), 3, "{hooks:?}");
-        assert!(hooks.values().all(|taken| taken.as_str().unwrap().starts_with(&way)), "{hooks:?}");
+        let apart = (0..TRIES).map_while(|_| waits_of_each_thread(env).err());
+        let apart: Vec<String> = apart.collect();
+        assert!(apart.len() < TRIES, "{apart:#?}");
     }
+}
+
+/// Let it run once in this way; a sentence, if the times are apart.
+fn waits_of_each_thread(env: &[(&str, &str)]) -> Result<(), String> {
+    let mut workload = runq(20);
+    let run = env.iter().fold(runqlat(&["-L", "-p", &pid_of(&workload)]), |run, (k, v)| run.env(k, v));
+    let tracer = run.json();
+    let threads = act(&mut workload);
+    let finished = tracer.stop();
+    let sums = sums(&finished, "tid");
+    let compared: Vec<_> =
+        threads.iter().map(|thread| compare(&finished, sums.get(&Some(thread.tid)), thread)).collect();
+    // A name is that of the last wait: the third may have waited only before it had its name.
+    for thread in &threads[..2] {
+        assert_eq!(sums[&Some(thread.tid)].comm.as_ref(), Some(&thread.name));
+    }
+    // The main thread, and no other.
+    assert_eq!(sums.len(), 4, "{sums:?}");
+    assert_eq!(sums[&Some(workload.pid().into())].comm.as_deref(), Some("workload"));
+    let asked = env.iter().find_map(|(k, v)| (*k == "KSCOPE_WAY").then(|| (*v).to_string()));
+    let way = asked.or_else(|| std::env::var("KSCOPE_WAY").ok()).unwrap_or("tp_btf".into());
+    let hooks = finished.header["hooks"].as_object().unwrap();
+    assert_eq!(hooks.len(), 3, "{hooks:?}");
+    assert!(hooks.values().all(|taken| taken.as_str().unwrap().starts_with(&way)), "{hooks:?}");
+    compared.into_iter().collect()
 }
 
 #[test]
@@ -229,7 +242,7 @@ fn only_one(run: Run, mut wanted: Workload, mut other: Workload) {
     act(&mut other);
     let finished = tracer.stop();
     let sums = sums(&finished, "tid");
-    threads.iter().for_each(|thread| assert_same(&finished, sums.get(&Some(thread.tid)), thread));
+    threads.iter().for_each(|thread| compare(&finished, sums.get(&Some(thread.tid)), thread).unwrap());
     assert!(finished.events().all(|row| row["pid"] == wanted.pid()), "{finished:?}");
 }
 
@@ -283,7 +296,7 @@ fn intervals_add_up() {
     threads.extend(act(&mut second));
     let finished = tracer.stop();
     let sums = sums(&finished, "tid");
-    threads.iter().for_each(|thread| assert_same(&finished, sums.get(&Some(thread.tid)), thread));
+    threads.iter().for_each(|thread| compare(&finished, sums.get(&Some(thread.tid)), thread).unwrap());
     assert!(finished.events().all(|row| row["count"] != 0), "{finished:?}");
 
     let finished = runqlat(&["0.05", "3"]).json().finished();

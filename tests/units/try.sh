@@ -27,7 +27,6 @@ try() {
 	unit=kscope@$1.service
 	systemctl start "$unit" || { echo "it does not start"; return; }
 	until_said "$unit" '"type":"header"' || { echo "no header"; return; }
-	grep -h '^Seccomp:' "/proc/$(systemctl show --value --property=MainPID "$unit")/status" | grep -q 2 || echo "no list of system calls"
 	/bin/true
 	systemctl stop "$unit"
 	until_said "$unit" '"type":"footer"' || { echo "no footer"; return; }
@@ -36,7 +35,7 @@ try() {
 	[ "$result $status" = "success 0" ] || echo "it ended with $result, status $status"
 }
 
-for tool in $(kscope list --names); do
+for tool in $(kscope list --json | sed -n 's|.*"tool":"\([^"]*\)".*|\1|p'); do
 	why=$(try "$tool")
 	if [ -z "$why" ]; then
 		echo "ok $tool"

@@ -168,6 +168,7 @@ static __always_inline int on_split(bool btf, struct bio *part)
 	if (!known)
 		return 0;
 	start = *known;
+	bio_was_split(known, (struct bio *)whole);
 	if (bpf_map_update_elem(&submitted, &key, &start, BPF_ANY))
 		submitted_full = true;
 	return 0;
