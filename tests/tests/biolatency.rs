@@ -10,7 +10,7 @@ use kscope_tests::cgroup;
 use kscope_tests::left_out;
 use kscope_tests::setting::Setting;
 use kscope_tests::{Ended, Finished, Run, Workload};
-use kscope_tests::{now, say_untested, wait_until};
+use kscope_tests::{now, say_untested, scale, wait_until};
 use nix::unistd::getpid;
 use procfs::process::Process;
 use serde_json::Value;
@@ -844,8 +844,8 @@ fn known_delays_are_measured() {
 fn the_time_in_the_queue_begins_with_the_bio() {
     left_out::retried(|| {
         const READERS: usize = 16;
-        const COUNT: u64 = 40;
         const TRIES: usize = 8;
+        let count = scale::times(40) as u64;
         let device = Loop::new(DISK_SIZE);
         let disk = device.disk();
         let Some(_scheduler) = disk.schedule("biolatency, waits for a request", "none") else { return };
@@ -856,18 +856,18 @@ fn the_time_in_the_queue_begins_with_the_bio() {
             let _most = Setting::new(disk.path("queue/max_sectors_kb"), most);
             // On CPUs that others use, readers may wait for these most of the time: that is another try.
             let shows_the_wait = |_| {
-                let mut workloads = [0; READERS].map(|_| io(&disk.device(), "read", COUNT, size));
+                let mut workloads = [0; READERS].map(|_| io(&disk.device(), "read", count, size));
                 let tracer = biolatency(&["-Q", "-d", disk.name()]).json();
                 let before = disk.stat();
                 workloads.iter_mut().for_each(Workload::go);
                 let all_us: f64 =
                     workloads.map(|workload| Measured::of(&workload.finish()).total_us).iter().sum();
-                disk.counted(&before, |stat| stat.reads == READERS as u64 * COUNT * parts);
+                disk.counted(&before, |stat| stat.reads == READERS as u64 * count * parts);
                 let finished = tracer.stop();
                 left_out::check(&finished);
                 assert_eq!(finished.footer["dropped_by_cause"], serde_json::json!({}), "{}", finished.footer);
                 let hists = hists(&finished);
-                assert_eq!(total(&hists), READERS as u64 * COUNT * parts, "{hists:#?}");
+                assert_eq!(total(&hists), READERS as u64 * count * parts, "{hists:#?}");
                 let shown_us: f64 = hists.iter().map(|hist| hist.total_us).sum();
                 assert!(shown_us <= all_us * parts as f64, "{shown_us} of {all_us} us: {hists:#?}");
                 // What is missing is the reader's own work, and that it waits for a CPU; and parts end one after another.

@@ -385,7 +385,7 @@ fn workloads_at_once_are_told_apart() {
 #[test]
 fn a_flush_is_of_those_who_wait_for_it() {
     left_out::retried(|| {
-        let count = scale::times(300);
+        let count = scale::times(100);
         let device = Loop::new(DISK_SIZE);
         let disk = device.disk();
         let mut workloads = [0; 6].map(|_| io(&disk.device(), "flush", count, 4096));
