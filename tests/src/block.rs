@@ -392,7 +392,7 @@ impl Limited {
     /// # Panics
     /// If no cgroup can be made.
     pub fn new(disk: &Disk) -> Option<Self> {
-        let dev = disk.read("dev").unwrap();
+        let dev = disk.read("dev").expect("a disk has a number");
         let name = format!("kscope-limit-{}", std::process::id());
         let v1 = Path::new("/sys/fs/cgroup/blkio");
         let root = if v1.is_dir() { v1.to_path_buf() } else { crate::cgroup::root() };
@@ -400,7 +400,7 @@ impl Limited {
             fs::write(root.join("cgroup.subtree_control"), "+io").ok()?;
         }
         let limited = Self(root.join(name));
-        fs::create_dir(&limited.0).unwrap();
+        fs::create_dir(&limited.0).expect("a cgroup");
         let (file, limit) = if v1.is_dir() {
             ("blkio.throttle.read_iops_device", format!("{dev} 200"))
         } else {
@@ -414,7 +414,7 @@ impl Limited {
     /// # Panics
     /// If there is no such process.
     pub fn add(&self, pid: u32) {
-        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+        fs::write(self.0.join("cgroup.procs"), pid.to_string()).expect("a process");
     }
 }
 
