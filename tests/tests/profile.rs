@@ -16,7 +16,7 @@ use kscope_tests::mounted::Mounted;
 use kscope_tests::process::copy_program;
 use kscope_tests::setting::Setting;
 use kscope_tests::stacks::{Pprof, Stack, flame_graph, folded};
-use kscope_tests::{Ended, Finished, Run, Who, Workload, programs, say_untested, wait_until};
+use kscope_tests::{Ended, Finished, Run, Who, Workload, programs, say_untested, scale, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -267,7 +267,10 @@ fn a_file_in_the_place_of_another_has_its_own_names() {
         let (all, known) = (profile.count(|_| true), counts[0] + counts[1]);
         println!("{way}: {counts:?} of {all}");
         assert!(known > 100 && known >= all * 9 / 10, "{way}: {counts:?} of {all}: {:?}", profile.stacks);
-        assert_share(counts[0], all - counts[1], all, burnt[0] / (burnt[0] + burnt[1]));
+        // QEMU's processors stand still now and then, and their timers with them: samples are missing then.
+        if !scale::is_slow() {
+            assert_share(counts[0], all - counts[1], all, burnt[0] / (burnt[0] + burnt[1]));
+        }
     }
 }
 
