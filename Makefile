@@ -28,7 +28,7 @@ run: setup build
 	@$(SUDO) $(KSCOPE) $(TOOL) $(ARGS)
 
 setup:
-	$(call say,build packages: clang >= 16 and clang-format libelf zlib pkg-config cc)
+	$(call say,build packages: clang >= 16 and clang-format libelf zlib pkg-config cc c++)
 	@packaging/build-packages $(SUDO)
 
 build:

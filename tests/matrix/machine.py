@@ -91,6 +91,18 @@ def base(folder, programs):
     return cpio(folder)
 
 
+def qemu(image, initrd, append, console, results, cpus=2, memory=1024):
+    """How a machine without KVM is started, with two serial ports."""
+    # With a thread for each CPU, QEMU 7.2 hangs now and then while the kernel turns a tracepoint on: it goes on
+    # running its translation of the breakpoint that stands there for a moment.
+    return [
+        "qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max", "-machine", "q35", "-m", str(memory),
+        "-smp", str(cpus), "-display", "none", "-monitor", "none", "-no-reboot", "-nic", "none",
+        "-serial", f"file:{console}", "-serial", f"file:{results}",
+        "-kernel", image, "-initrd", initrd, "-append", f"console=ttyS0 panic=-1 {append}",
+    ]
+
+
 class Machine:
     """QEMU, without KVM."""
 
@@ -113,22 +125,15 @@ class Machine:
         (jobs / "jobs").write_text("".join(lines))
         initrd, console, results = (stem / name for name in ("initrd", "console", "results"))
         initrd.write_bytes(self.archive + cpio(stem))
-        # With a thread for each CPU, QEMU 7.2 hangs now and then while the kernel turns a tracepoint on: it goes on
-        # running its translation of the breakpoint that stands there for a moment.
-        append = f"console=ttyS0 loglevel=5 rdinit=/init panic=-1 lsm=lockdown,capability,bpf {boot.append}"
-        command = [
-            "qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max", "-machine", "q35", "-m", "1024",
-            "-smp", str(boot.cpus), "-display", "none", "-monitor", "none", "-no-reboot", "-nic", "none",
-            "-serial", f"file:{console}", "-serial", f"file:{results}",
-            "-kernel", self.kernel.image, "-initrd", initrd, "-append", append,
-        ]
+        append = f"loglevel=5 rdinit=/init lsm=lockdown,capability,bpf {boot.append}"
+        command = qemu(self.kernel.image, initrd, append, console, results, boot.cpus)
         began = time.monotonic()
-        qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:
-            failure = self._watch(qemu, boot, results, began)
+            failure = self._watch(process, boot, results, began)
         finally:
-            qemu.kill()
-            said = qemu.communicate()[0].decode(errors="replace").strip()
+            process.kill()
+            said = process.communicate()[0].decode(errors="replace").strip()
             initrd.unlink()
         result = read(results, boot.jobs)
         result.seconds = time.monotonic() - began
@@ -143,11 +148,11 @@ class Machine:
         return result
 
     @staticmethod
-    def _watch(qemu, boot, results, began):
+    def _watch(process, boot, results, began):
         """Wait for the end; a sentence if it has to be made."""
         patience = PATIENCE + max(job.limit for job in boot.jobs)
         size, changed = 0, began
-        while qemu.poll() is None:
+        while process.poll() is None:
             time.sleep(0.2)
             now = time.monotonic()
             if results.exists() and results.stat().st_size != size:

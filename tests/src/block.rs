@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use procfs::process::Process;
 
+use crate::cgroup;
 use crate::setting::Setting;
-use crate::{say_untested, wait_until};
+use crate::{Workload, say_untested, wait_until};
 
 /// A whole disk of /sys/block.
 #[derive(Clone, Debug)]
@@ -382,43 +384,65 @@ pub fn slow_disks() -> Vec<(Disk, u64)> {
     parts.map(|(name, delay)| (disk(name), delay.parse().expect("nanoseconds"))).collect()
 }
 
-/// A cgroup in which a disk is read a few hundred times a second at most. Dropping it removes it.
-#[derive(Debug)]
-pub struct Limited(PathBuf);
+/// Where the cgroups are by which the block layer tells I/O apart, and whether they are of version 1, which is that of
+/// `blkio`; nothing where the kernel does not tell it apart.
+///
+/// # Panics
+/// If cgroups can't be looked at.
+pub fn block_cgroups() -> Option<(PathBuf, bool)> {
+    let mounts = Process::myself().and_then(|me| me.mountinfo()).expect("the mounts");
+    let v1 =
+        mounts.iter().find(|mount| mount.fs_type == "cgroup" && mount.super_options.contains_key("blkio"));
+    if let Some(mount) = v1 {
+        return Some((mount.mount_point.clone(), true));
+    }
+    let root = cgroup::root();
+    let controllers = fs::read_to_string(root.join("cgroup.controllers")).expect("cgroups of version 2");
+    if !controllers.split_whitespace().any(|name| name == "io") {
+        return None;
+    }
+    fs::write(root.join("cgroup.subtree_control"), "+io").expect("the block layer's controller");
+    Some((root, false))
+}
 
-impl Limited {
-    /// Make it; nothing where the kernel has no such limits.
+/// A cgroup in some hierarchy; dropping it removes it.
+#[derive(Debug)]
+pub struct BlockCgroup(PathBuf);
+
+impl BlockCgroup {
+    /// Make it in this one.
     ///
     /// # Panics
-    /// If no cgroup can be made.
-    pub fn new(disk: &Disk) -> Option<Self> {
-        let dev = disk.read("dev").expect("a disk has a number");
-        let name = format!("kscope-limit-{}", std::process::id());
-        let v1 = Path::new("/sys/fs/cgroup/blkio");
-        let root = if v1.is_dir() { v1.to_path_buf() } else { crate::cgroup::root() };
-        if !v1.is_dir() {
-            fs::write(root.join("cgroup.subtree_control"), "+io").ok()?;
-        }
-        let limited = Self(root.join(name));
-        fs::create_dir(&limited.0).expect("a cgroup");
-        let (file, limit) = if v1.is_dir() {
-            ("blkio.throttle.read_iops_device", format!("{dev} 200"))
-        } else {
-            ("io.max", format!("{dev} riops=200"))
-        };
-        fs::write(limited.0.join(file), limit).is_ok().then_some(limited)
+    /// If it can't be made.
+    pub fn new(parent: &Path, name: &str) -> Self {
+        let path = parent.join(format!("kscope-block-{}-{name}", std::process::id()));
+        fs::create_dir(&path).expect("a cgroup");
+        Self(path)
     }
 
-    /// Have it hold this process back.
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.0
+    }
+
+    /// Its folder, as an argument.
+    ///
+    /// # Panics
+    /// If that is no text.
+    pub fn path(&self) -> &str {
+        self.0.to_str().expect("text")
+    }
+
+    /// Take a process in.
     ///
     /// # Panics
     /// If there is no such process.
-    pub fn add(&self, pid: u32) {
-        fs::write(self.0.join("cgroup.procs"), pid.to_string()).expect("a process");
+    pub fn add(&self, workload: &Workload) {
+        fs::write(self.0.join("cgroup.procs"), workload.pid().to_string()).expect("a process");
     }
 }
 
-impl Drop for Limited {
+impl Drop for BlockCgroup {
     fn drop(&mut self) {
         // Busy for a moment after its last process has ended.
         for _ in 0..1000 {
@@ -427,5 +451,35 @@ impl Drop for Limited {
             }
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
+    }
+}
+
+/// A cgroup in which a disk is read a few hundred times a second at most.
+#[derive(Debug)]
+pub struct Limited(BlockCgroup);
+
+impl Limited {
+    /// Make it; nothing where the kernel has no such limits.
+    ///
+    /// # Panics
+    /// If no cgroup can be made.
+    pub fn new(disk: &Disk) -> Option<Self> {
+        let dev = disk.read("dev").expect("a disk has a number");
+        let (root, is_v1) = block_cgroups()?;
+        let cgroup = BlockCgroup::new(&root, "limited");
+        let (file, limit) = if is_v1 {
+            ("blkio.throttle.read_iops_device", format!("{dev} 200"))
+        } else {
+            ("io.max", format!("{dev} riops=200"))
+        };
+        fs::write(cgroup.folder().join(file), limit).is_ok().then_some(Self(cgroup))
+    }
+
+    /// Have it hold this process back.
+    ///
+    /// # Panics
+    /// If there is no such process.
+    pub fn add(&self, workload: &Workload) {
+        self.0.add(workload);
     }
 }

@@ -3,16 +3,16 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
-use kscope_tests::block::{Disk, Limited, Loop, Stat, Zram, read_at_once, slow_disks};
+use kscope_tests::block::{
+    BlockCgroup, Disk, Limited, Loop, Stat, Zram, block_cgroups, read_at_once, slow_disks,
+};
 use kscope_tests::cgroup;
 use kscope_tests::left_out;
 use kscope_tests::setting::Setting;
 use kscope_tests::{Ended, Finished, Run, Workload};
 use kscope_tests::{now, say_untested, scale, wait_until};
 use nix::unistd::getpid;
-use procfs::process::Process;
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -634,54 +634,6 @@ fn table_with_times() {
     });
 }
 
-/// Where the cgroups are by which the block layer tells I/O apart: version 2, or that of `blkio` where version 1
-/// has it; nothing where the kernel does not.
-fn block_cgroups() -> Option<(PathBuf, bool)> {
-    let mounts = Process::myself().unwrap().mountinfo().unwrap();
-    let v1 =
-        mounts.iter().find(|mount| mount.fs_type == "cgroup" && mount.super_options.contains_key("blkio"));
-    if let Some(mount) = v1 {
-        return Some((mount.mount_point.clone(), true));
-    }
-    let root = cgroup::root();
-    let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap();
-    if !controllers.split_whitespace().any(|name| name == "io") {
-        return None;
-    }
-    fs::write(root.join("cgroup.subtree_control"), "+io").unwrap();
-    Some((root, false))
-}
-
-/// A cgroup in some hierarchy; dropping it removes it.
-struct BlockCgroup(PathBuf);
-
-impl BlockCgroup {
-    fn new(parent: &Path, name: &str) -> Self {
-        let path = parent.join(format!("kscope-biolatency-{}-{name}", getpid()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-
-    fn add(&self, workload: &Workload) {
-        fs::write(self.0.join("cgroup.procs"), workload.pid().to_string()).unwrap();
-    }
-}
-
-impl Drop for BlockCgroup {
-    fn drop(&mut self) {
-        for _ in 0..1000 {
-            if fs::remove_dir(&self.0).is_ok() {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
-    }
-}
-
 #[test]
 fn filter_by_cgroup() {
     left_out::retried(|| {
@@ -694,9 +646,9 @@ fn filter_by_cgroup() {
         let disk = device.disk();
         let outer = BlockCgroup::new(&root, "outer");
         if !is_v1 {
-            fs::write(outer.0.join("cgroup.subtree_control"), "+io").unwrap();
+            fs::write(outer.folder().join("cgroup.subtree_control"), "+io").unwrap();
         }
-        let inner = BlockCgroup::new(&outer.0, "inner");
+        let inner = BlockCgroup::new(outer.folder(), "inner");
         let sibling = BlockCgroup::new(&root, "sibling");
         for (option, filter, place, elsewhere, mode) in [
             ("-c", &sibling, &sibling, None, "read"),
@@ -751,7 +703,7 @@ fn cgroups_without_block_io_are_refused() {
     } else {
         // Without the controller, its I/O counts for the cgroup above.
         let parent = BlockCgroup::new(&root, "parent");
-        let child = BlockCgroup::new(&parent.0, "child");
+        let child = BlockCgroup::new(parent.folder(), "child");
         let ended = biolatency(&["--dry-run", "-c", child.path()]).output();
         let sentence = ended.refusal(2);
         assert!(sentence.contains("io"), "{sentence}");
@@ -894,7 +846,7 @@ fn what_a_limit_holds_back_is_time_in_the_queue_or_of_no_known_time() {
         };
         for path in [disk.device(), format!("/dev/{partition}")] {
             let mut workloads = [0; READERS].map(|_| io(&path, "read", COUNT, 4096));
-            workloads.iter().for_each(|workload| limited.add(workload.pid()));
+            workloads.iter().for_each(|workload| limited.add(workload));
             let tracer = biolatency(&["-Q", "-d", disk.name()]).json();
             let before = disk.stat();
             workloads.iter_mut().for_each(Workload::go);

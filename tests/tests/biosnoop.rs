@@ -385,7 +385,7 @@ fn workloads_at_once_are_told_apart() {
 #[test]
 fn a_flush_is_of_those_who_wait_for_it() {
     left_out::retried(|| {
-        let count = scale::times(100);
+        let count = scale::times(300) / if left_out::is_usual() { 3 } else { 1 };
         let device = Loop::new(DISK_SIZE);
         let disk = device.disk();
         let mut workloads = [0; 6].map(|_| io(&disk.device(), "flush", count, 4096));
@@ -612,7 +612,7 @@ fn devices_without_requests_are_shown_by_bio() {
         let disk = zram.disk();
         for mode in ["write", "read", "discard"] {
             for way in [None, Some("raw_tp")] {
-                let count = scale::times(100);
+                let count = scale::times(300) / if left_out::is_usual() { 3 } else { 1 };
                 let workload = io(&disk.device(), mode, count, 4096);
                 let pid = workload.pid();
                 let tracer = with_way(biosnoop(&["-d", disk.name()]), way).json();
@@ -793,9 +793,7 @@ fn what_a_limit_holds_back_is_of_who_submitted_it_or_of_nobody() {
         {
             let mut workloads = [0; READERS].map(|_| io(path, "read", COUNT, 4096));
             let pids = workloads.each_ref().map(Workload::pid);
-            for pid in pids {
-                limited.add(pid);
-            }
+            workloads.iter().for_each(|workload| limited.add(workload));
             let tracer = biosnoop(&["-d", disk.name()]).args(options).json();
             let before = disk.stat();
             workloads.iter_mut().for_each(Workload::go);
