@@ -506,7 +506,8 @@ impl<'obj> Uprobes<'obj> {
         }
         let path = String::from_utf8_lossy(&mapping.path);
         let text = format!("calls in {path} of process {pid} are not seen: {why}");
-        if is_new && self.said.len() < WAITING_MAX && self.said.insert(why.into()) {
+        // Each reason once: a process that is met again may have another one by then.
+        if self.said.len() < WAITING_MAX && self.said.insert(why.into()) {
             say(&format!("{}: {text}; this is tried again, and counted", self.tool));
         }
     }
