@@ -19,8 +19,16 @@ use anyhow::anyhow;
 use anyhow::bail;
 use libbpf_cargo::SkeletonBuilder;
 
+#[path = "build/object.rs"]
+mod object;
+#[path = "build/skeleton.rs"]
+mod skeleton;
+
 /// clang 14, Debian 12's default, loses the high half of 64-bit enumerators.
 const OLDEST_CLANG: u32 = 16;
+
+/// How hard zstd tries, on objects that are shipped and on others.
+const COMPRESSION: [i32; 2] = [19, 1];
 
 /// What all compilations share.
 struct Build {
@@ -28,11 +36,13 @@ struct Build {
     out: PathBuf,
     clang: PathBuf,
     args: Vec<String>,
+    /// For users, and not for those who look for what the verifier dislikes.
+    is_shipped: bool,
 }
 
 fn main() -> Result<()> {
     let root = PathBuf::from(var("CARGO_MANIFEST_DIR")?);
-    for input in ["build.rs", "tools", "bpf", "vmlinux", "docs/runbooks"] {
+    for input in ["build.rs", "build", "tools", "bpf", "vmlinux", "docs/runbooks"] {
         println!("cargo::rerun-if-changed={input}");
     }
     for name in ["CLANG", "BPF_CFLAGS"] {
@@ -54,7 +64,13 @@ fn main() -> Result<()> {
         "-fdebug-prefix-map=".to_owned() + &root.display().to_string() + "=.",
     ];
     args.extend(env::var("BPF_CFLAGS").unwrap_or_default().split_whitespace().map(String::from));
-    let build = Build { out: PathBuf::from(var("OUT_DIR")?), clang: find_clang()?, args, root };
+    let build = Build {
+        out: PathBuf::from(var("OUT_DIR")?),
+        clang: find_clang()?,
+        args,
+        is_shipped: var("PROFILE")? == "release",
+        root,
+    };
 
     let tools = tools(&build.root)?;
     write_if_changed(&build.out.join("tools.rs"), &tool_table(&build.root, &tools)?)?;
@@ -102,7 +118,10 @@ impl Build {
             .reference_obj(true)
             // The name of no program: the skeleton is not for reading.
             .rustfmt("no-rustfmt");
-        let built = builder.build().and_then(|()| builder.generate(&skeleton));
+        let built = builder
+            .build()
+            .and_then(|()| builder.generate(&skeleton))
+            .and_then(|()| self.finish(tool, &object, &skeleton));
         if let Err(error) = built {
             // Without a list of inputs, the next build tries again.
             let _ = fs::remove_file(&depends);
@@ -112,18 +131,32 @@ impl Build {
         Ok(())
     }
 
+    /// Compress the object, and bring the skeleton down to what the tool needs.
+    fn finish(&self, tool: &str, object: &Path, skeleton: &Path) -> Result<()> {
+        let mut elf = fs::read(object)?;
+        if self.is_shipped {
+            object::without_lines(&mut elf)?;
+        }
+        let sizes = object::sizes(&elf)?;
+        let [hard, fast] = COMPRESSION;
+        let compressed = object.with_extension("o.zst");
+        fs::write(&compressed, zstd::bulk::compress(&elf, if self.is_shipped { hard } else { fast })?)?;
+        let text = skeleton::trimmed(&fs::read_to_string(skeleton)?, tool, &compressed, &sizes)?;
+        Ok(fs::write(skeleton, text)?)
+    }
+
     fn up_to_date(&self, skeleton: &Path, depends: &Path) -> bool {
         let modified = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).ok();
         let Some(made) = modified(skeleton) else { return false };
         let Ok(rule) = fs::read_to_string(depends) else { return false };
-        let script = self.root.join("build.rs");
+        let scripts = ["build.rs", "build/object.rs", "build/skeleton.rs"].map(|file| self.root.join(file));
         let inputs = rule
             .split_once(':')
             .map_or("", |(_, inputs)| inputs)
             .split_whitespace()
             .filter(|word| *word != "\\")
             .map(Path::new)
-            .chain([script.as_path()]);
+            .chain(scripts.iter().map(PathBuf::as_path));
         let newer = |time: Option<SystemTime>| time.is_none_or(|time| time > made);
         !inputs.map(modified).any(newer)
     }
@@ -152,7 +185,7 @@ fn tool_table(root: &Path, tools: &[String]) -> Result<String> {
         writeln!(text, "#[allow(dead_code)]\n#[path = {main:?}]\nmod {tool};")?;
     }
     let rows = tools.iter().map(|tool| format!("    &{tool}::TOOL,\n")).collect::<String>();
-    writeln!(text, "static TOOLS: &[&kscope::Tool] = &[\n{rows}];")?;
+    writeln!(text, "static TOOLS: &[&kscope::tool::Entry] = &[\n{rows}];")?;
     let readmes = tools.iter().map(|tool| root.join("tools").join(tool).join("README.md"));
     let readmes = readmes.map(|path| format!("    {},\n", included(&path))).collect::<String>();
     writeln!(text, "static READMES: &[&str] = &[\n{readmes}];")?;

@@ -25,13 +25,13 @@
 #define STACK_LOST 1
 #define STACK_FIRST_ID 2
 
-enum stack_kind {
+enum kscope_stack_kind {
 	STACK_KERNEL, /* a kernel stack */
 	STACK_USER,   /* a stack in an address space */
 	STACK_SPACE,  /* an address space, before its first stack; it has no frames */
 };
 
-struct stack_head {
+struct kscope_stack_head {
 	__u64 id;
 	__u64 space;	   /* a user stack's address space */
 	__u64 stack_start; /* of an address space: where its first thread's stack begins */
@@ -39,7 +39,7 @@ struct stack_head {
 	__u32 kind;
 };
 
-_Static_assert(sizeof(struct stack_head) == 32, "size of stack_head");
+_Static_assert(sizeof(struct kscope_stack_head) == 32, "size of stack_head");
 
 /*
  * Processes by number: which address space a process was seen in, and which of its generations. A
@@ -52,12 +52,12 @@ _Static_assert(sizeof(struct stack_head) == 32, "size of stack_head");
 /* A program that makes code changes its pages of code often: so many of such changes count. */
 #define STACK_PAGES_CHANGES 8
 
-enum stack_limits {
+enum kscope_stack_limits {
 	/* Generations that can be told apart; user space gives no names to what changed by then. */
 	STACK_GENERATIONS_MAX = 256,
 };
 
-struct stack_slot {
+struct kscope_stack_slot {
 	__u64 id;    /* the generation's, 0: another one is to begin */
 	__u64 space; /* hash of what tells address spaces apart */
 	__u64 pages; /* of code, as the generation began */
@@ -70,14 +70,14 @@ struct stack_slot {
 	__u16 generations;
 };
 
-_Static_assert(sizeof(struct stack_slot) == 56, "size of stack_slot");
+_Static_assert(sizeof(struct kscope_stack_slot) == 56, "size of stack_slot");
 
-struct stack_buffer {
-	struct stack_head head;
+struct kscope_stack_buffer {
+	struct kscope_stack_head head;
 	__u64 ip[STACK_DEPTH_MAX];
 };
 
-struct stack_key {
+struct kscope_stack_key {
 	__u64 kernel;
 	__u64 user;
 	__u32 tgid;
@@ -85,14 +85,14 @@ struct stack_key {
 	__u8 comm[KSCOPE_COMM_LEN];
 };
 
-_Static_assert(sizeof(struct stack_key) == 40, "size of stack_key");
+_Static_assert(sizeof(struct kscope_stack_key) == 40, "size of stack_key");
 
-struct stack_value {
+struct kscope_stack_value {
 	__u64 count;
 	__u64 total_ns;
 };
 
-_Static_assert(sizeof(struct stack_value) == 16, "size of stack_value");
+_Static_assert(sizeof(struct kscope_stack_value) == 16, "size of stack_value");
 
 /* User space sets these: see kscope::set_stacks!. */
 const volatile __u32 stack_depth = 127;
@@ -103,7 +103,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct stack_buffer);
+	__type(value, struct kscope_stack_buffer);
 } stack_scratch SEC(".maps");
 
 /* The ids of stacks and address spaces that were sent. Its size: --stack-storage-size. */
@@ -118,20 +118,20 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
-	__type(key, struct stack_key);
-	__type(value, struct stack_value);
+	__type(key, struct kscope_stack_key);
+	__type(value, struct kscope_stack_value);
 } stacks SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, STACK_SLOTS);
 	__type(key, __u32);
-	__type(value, struct stack_slot);
+	__type(value, struct kscope_stack_slot);
 } stack_slots SEC(".maps");
 
 /* For the skeleton to have its enumerators. */
-enum stack_kind *stack_kind_type __attribute__((unused));
-enum stack_limits *stack_limits_type __attribute__((unused));
+enum kscope_stack_kind *stack_kind_type __attribute__((unused));
+enum kscope_stack_limits *stack_limits_type __attribute__((unused));
 
 /* Once there was no room for an id, none is sent any more: user space would only forget it. */
 bool stack_ids_full;
@@ -148,7 +148,7 @@ static __always_inline __u64 stack_mix(__u64 hash, __u64 value)
 __noinline __u64 stack_hash(__u64 hash, __u32 frames)
 {
 	__u32 zero = 0;
-	struct stack_buffer *record = bpf_map_lookup_elem(&stack_scratch, &zero);
+	struct kscope_stack_buffer *record = bpf_map_lookup_elem(&stack_scratch, &zero);
 
 	if (!record)
 		return 0;
@@ -160,7 +160,7 @@ __noinline __u64 stack_hash(__u64 hash, __u32 frames)
 	return hash;
 }
 
-static __always_inline struct stack_slot *stack_slot(__u32 tgid)
+static __always_inline struct kscope_stack_slot *stack_slot(__u32 tgid)
 {
 	__u32 key = tgid % STACK_SLOTS;
 
@@ -168,14 +168,14 @@ static __always_inline struct stack_slot *stack_slot(__u32 tgid)
 }
 
 /* Have another generation begin at the next stack. */
-static __always_inline void stack_end_generation(struct stack_slot *slot)
+static __always_inline void stack_end_generation(struct kscope_stack_slot *slot)
 {
 	if (slot->generations < STACK_GENERATIONS_MAX)
 		slot->id = 0;
 }
 
 /* Code has gone, so that other code may come to its place. */
-static __always_inline void stack_check_pages(struct stack_slot *slot, __u64 pages)
+static __always_inline void stack_check_pages(struct kscope_stack_slot *slot, __u64 pages)
 {
 	if (!slot->id || slot->pages == pages || slot->pages_changes >= STACK_PAGES_CHANGES)
 		return;
@@ -195,7 +195,7 @@ static __always_inline void stack_check_pages(struct stack_slot *slot, __u64 pag
  */
 static __always_inline __u64 stack_space(__u32 tgid, __u64 now, __u64 *stack_start)
 {
-	struct stack_slot *slot;
+	struct kscope_stack_slot *slot;
 	__u64 space, code, pages, id, since = now;
 
 	/* Direct loads of null's members give 0 too. */
@@ -244,10 +244,10 @@ static __always_inline __u64 stack_space(__u32 tgid, __u64 now, __u64 *stack_sta
 }
 
 /* The running process's, if a generation of it goes on. */
-static __always_inline struct stack_slot *stack_current_slot(void)
+static __always_inline struct kscope_stack_slot *stack_current_slot(void)
 {
 	__u32 tgid = current_pids() >> 32;
-	struct stack_slot *slot = stack_slot(tgid);
+	struct kscope_stack_slot *slot = stack_slot(tgid);
 
 	return slot && slot->id && slot->tgid == tgid ? slot : NULL;
 }
@@ -258,7 +258,7 @@ static __always_inline struct stack_slot *stack_current_slot(void)
  */
 static __always_inline int stack_on_store(__u64 *ctx)
 {
-	struct stack_slot *slot = stack_current_slot();
+	struct kscope_stack_slot *slot = stack_current_slot();
 	struct vm_area_struct *vma = (void *)ctx[3];
 	struct ma_state *mas = (void *)ctx[1];
 	__u64 tree, flags, start, end;
@@ -286,7 +286,7 @@ static __always_inline int stack_on_store(__u64 *ctx)
 /* Before 6.1: memory is about to be mapped, at a place that the kernel chooses. */
 static __always_inline int stack_on_area(void)
 {
-	struct stack_slot *slot = stack_current_slot();
+	struct kscope_stack_slot *slot = stack_current_slot();
 
 	if (slot)
 		stack_check_pages(slot, BPF_CORE_READ(current_task(), mm, exec_vm));
@@ -297,7 +297,7 @@ TRACEPOINT_HOOK(stack_mapping, "ma_write", stack_on_store(ctx))
 TRACEPOINT_HOOK_AS(stack_mapping, _area, "vm_unmapped_area", stack_on_area())
 
 /* Have user space look at an address space while it is there: at once. */
-static __always_inline void stack_announce(struct stack_buffer *record, __u64 space,
+static __always_inline void stack_announce(struct kscope_stack_buffer *record, __u64 space,
 					   __u64 stack_start, __u32 tgid)
 {
 	__u8 sent = 1;
@@ -317,7 +317,7 @@ static __always_inline void stack_announce(struct stack_buffer *record, __u64 sp
 static __always_inline __u64 stack_id(void *ctx, __u64 space, __u64 stack_start, __u32 tgid,
 				      __u64 now)
 {
-	struct stack_buffer *record;
+	struct kscope_stack_buffer *record;
 	__u32 zero = 0, frames;
 	__u8 sent = 1;
 	long bytes;
@@ -387,9 +387,9 @@ static __always_inline __u64 stack_user(void *ctx, __u32 tgid, __u64 now)
 }
 
 /* Count an event of ns, or of no duration, by its stacks. */
-static __always_inline void stack_add(struct stack_key *key, __u64 ns)
+static __always_inline void stack_add(struct kscope_stack_key *key, __u64 ns)
 {
-	struct stack_value first = {.count = 1, .total_ns = ns}, *value;
+	struct kscope_stack_value first = {.count = 1, .total_ns = ns}, *value;
 
 	count(GENERATED);
 	value = bpf_map_lookup_elem(&stacks, key);

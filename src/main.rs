@@ -14,8 +14,8 @@ use anyhow::Context as _;
 use clap::CommandFactory as _;
 use clap::Parser;
 use clap_complete::Shell;
-use kscope::Tool;
 use kscope::out::plain_table;
+use kscope::tool::Entry;
 use runbooks::Runbook;
 use serde_json::Value;
 
@@ -108,11 +108,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn find(name: &str) -> Option<&'static Tool> {
+fn find(name: &str) -> Option<&'static Entry> {
     TOOLS.iter().copied().find(|tool| tool.is_called(name))
 }
 
-fn named(name: &str) -> anyhow::Result<&'static Tool> {
+fn named(name: &str) -> anyhow::Result<&'static Entry> {
     let error = || kscope::Error::Usage(format!("there is no tool {name}: see kscope list"));
     Ok(find(name).ok_or_else(error)?)
 }
@@ -143,7 +143,7 @@ fn completions(shell: Shell, name: Option<&str>) -> anyhow::Result<ExitCode> {
     let mut command = match name.map(named).transpose()? {
         Some(tool) => tool.command(),
         None => {
-            let tool = |tool: &&Tool| tool.command().bin_name(format!("kscope {}", tool.name));
+            let tool = |tool: &&Entry| tool.command().bin_name(format!("kscope {}", tool.name));
             Kscope::command().subcommands(TOOLS.iter().map(tool))
         }
     };
@@ -176,7 +176,7 @@ fn list(json: bool, names: bool) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let mut subsystems: BTreeMap<&str, Vec<&Tool>> = BTreeMap::new();
+    let mut subsystems: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
     TOOLS.iter().for_each(|tool| subsystems.entry(tool.subsystem).or_default().push(tool));
     let mut rows = vec![vec!["SUBSYSTEM".to_string(), "TOOL".into(), "QUESTION".into()]];
     for (subsystem, tools) in subsystems {
@@ -245,7 +245,7 @@ fn notes_text(notes: &Value) -> String {
 }
 
 /// The hooks and notes in the header that the tool prints once attached, or the sentence that it ends with.
-fn try_tool(tool: &Tool) -> anyhow::Result<Result<(Value, Value), String>> {
+fn try_tool(tool: &Entry) -> anyhow::Result<Result<(Value, Value), String>> {
     if !Path::new(OWN_PROGRAM).exists() {
         return Ok(Err(kscope::Error::NoProc.to_string()));
     }

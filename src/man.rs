@@ -6,8 +6,8 @@ use std::io::Write;
 use anyhow::Result;
 use clap::Command;
 use clap_mangen::Man;
-use kscope::Tool;
-use kscope::row::FieldInfo;
+use kscope::row::Field;
+use kscope::tool::Entry;
 use pulldown_cmark::Event;
 use pulldown_cmark::HeadingLevel;
 use pulldown_cmark::Options;
@@ -28,7 +28,7 @@ const EXIT_STATUS: [(&str, &str); 4] = [
 ];
 
 /// Print the page of a tool, whose README.md is `readme`.
-pub fn tool(out: &mut dyn Write, tool: &Tool, readme: &str) -> Result<()> {
+pub fn tool(out: &mut dyn Write, tool: &Entry, readme: &str) -> Result<()> {
     // One section for all options, whatever --help puts above them.
     let command = tool.command().bin_name(format!("kscope {}", tool.name));
     let command = command.mut_args(|arg| arg.help_heading(None::<&str>));
@@ -51,7 +51,7 @@ pub fn tool(out: &mut dyn Write, tool: &Tool, readme: &str) -> Result<()> {
 }
 
 /// Print the page of the `kscope` command.
-pub fn kscope(out: &mut dyn Write, command: Command, tools: &[&'static Tool]) -> Result<()> {
+pub fn kscope(out: &mut dyn Write, command: Command, tools: &[&'static Entry]) -> Result<()> {
     let commands: Vec<_> = command.get_subcommands().cloned().collect();
     let man = man(command, "kscope");
     man.render_title(out)?;
@@ -101,12 +101,12 @@ fn entry(roff: &mut Roff, term: impl IntoIterator<Item = Inline>, text: impl Int
 }
 
 /// What the rows hold: the columns of the table, and the keys of the JSON.
-fn fields(out: &mut dyn Write, tool: &Tool) -> Result<()> {
+fn fields(out: &mut dyn Write, tool: &Entry) -> Result<()> {
     let mut roff = Roff::new();
     roff.control("SH", ["FIELDS"]);
     for row in tool.rows() {
         roff.control("SS", [format!("{} of --json", row.name).as_str()]);
-        for FieldInfo { key, title, help, .. } in &row.fields {
+        for Field { key, title, help, .. } in row.fields {
             let term = match (*title, *key) {
                 (title, "") => vec![bold(title), roman(" (in tables)")],
                 ("", key) => vec![bold(key)],
@@ -270,7 +270,7 @@ mod tests {
     use crate::READMES;
     use crate::TOOLS;
 
-    fn each() -> impl Iterator<Item = (&'static Tool, &'static str)> {
+    fn each() -> impl Iterator<Item = (&'static Entry, &'static str)> {
         TOOLS.iter().copied().zip(READMES.iter().copied())
     }
 
@@ -372,7 +372,7 @@ mod tests {
             {
                 let rows = tool.rows();
                 let titles: BTreeSet<&str> =
-                    rows.iter().flat_map(|row| &row.fields).map(|field| field.title).collect();
+                    rows.iter().flat_map(|row| row.fields).map(|field| field.title).collect();
                 // The first line of a table is its titles.
                 let first = output.iter().find(|line| !line.is_empty()).cloned().unwrap_or_default();
                 if first.chars().any(char::is_alphabetic) && !first.chars().any(char::is_lowercase) {

@@ -10,9 +10,14 @@ use libbpf_rs::OpenObject;
 use crate::Error;
 use crate::Hooks;
 use crate::Kernel;
+use crate::bpf::Map;
+use crate::hooks::Hook;
 use crate::names;
 use crate::names::Disk;
-use crate::session;
+use crate::row::Cell;
+use crate::row::Kind;
+use crate::row::Row;
+use crate::row::Value;
 
 /// The kernel's names for the bits of an operation's flags: they move from release to release.
 #[derive(Debug)]
@@ -37,6 +42,11 @@ impl FlagNames {
             Some((name, _)) => name.trim_start_matches("REQ_OP_").to_lowercase(),
             None => format!("op {op}"),
         }
+    }
+
+    /// An operation with its flags, for a row.
+    pub fn of(&self, flags: u32) -> Flags<'_> {
+        Flags(self, flags)
     }
 
     /// The operation and its flags, as in `write|sync|idle`.
@@ -126,19 +136,43 @@ impl Layout {
         major != 0 && self.stacked_majors.contains(&major)
     }
 
-    /// The `layer` of an I/O.
-    pub fn layer(&self, dev: u32, is_bio: bool) -> &'static str {
-        match (is_bio, self.is_stacked(dev)) {
+    /// The layer of an I/O.
+    pub fn layer(&self, dev: u32, is_bio: bool) -> Layer {
+        let layer = match (is_bio, self.is_stacked(dev)) {
             (true, _) => "bio",
             (false, true) => "stacked",
             (false, false) => "request",
-        }
+        };
+        Layer { layer }
     }
 }
 
-/// What `layer` tells.
-pub const LAYERS: &str = "request; stacked, of devices that make requests for files or other disks (loop, dm-multipath); \
-                          or bio, of devices that make no requests (dm, md, zram)";
+/// An operation and its flags, which are shown by name.
+#[derive(Clone, Copy, Debug)]
+pub struct Flags<'a>(&'a FlagNames, u32);
+
+impl Flags<'_> {
+    /// As the kernel names them.
+    pub fn text(&self) -> String {
+        self.0.text(self.1)
+    }
+}
+
+impl Cell for Flags<'_> {
+    const KIND: Kind = Kind::Text;
+
+    fn cell(&self, _: usize) -> Value<'_> {
+        Value::String(self.text())
+    }
+}
+
+/// The part of a row that tells in which layer an I/O was seen.
+#[derive(Clone, Copy, Debug, Row)]
+pub struct Layer {
+    /// request; stacked, of devices that make requests for files or other disks (loop, dm-multipath); or bio, of devices
+    /// that make no requests (dm, md, zram)
+    pub layer: &'static str,
+}
 
 /// The majors of drivers that make requests which file systems or other disks do, as /proc/devices has them.
 fn stacked_majors(devices: &str) -> [u32; 3] {
@@ -211,27 +245,22 @@ impl Needs {
     /// # Errors
     /// libbpf's.
     pub fn size_maps(&self, object: &mut OpenObject) -> Result<(), Error> {
-        if self.bios { Ok(()) } else { session::set_max_entries(object, "bios", 1) }
+        if self.bios { Ok(()) } else { Map("bios").set_entries(object, 1) }
     }
 
     /// The hooks of bpf/block_io.bpf.h, without those that nothing needs and `others`; with `disk`, no other disk is of
     /// concern. I/O of a disk that comes later and needs them is counted as dropped. And what the time in the queue
     /// lacks then, for the user.
-    pub fn hooks(
-        &self,
-        disk: Option<&Disk>,
-        kernel: &Kernel,
-        others: &[&'static str],
-    ) -> (Hooks, Option<String>) {
+    pub fn hooks(&self, disk: Option<&Disk>, kernel: &Kernel, others: &[Hook]) -> (Hooks, Option<String>) {
         let mut unwanted = others.to_vec();
-        unwanted.extend((!self.issue).then_some("issue"));
+        unwanted.extend((!self.issue).then_some(Hook("issue")));
         if !self.bios {
-            unwanted.push("bio_queue");
+            unwanted.push(Hook("bio_queue"));
             // It costs nothing but tells of disks that come later.
-            unwanted.extend(disk.is_some().then_some("bio_complete"));
+            unwanted.extend(disk.is_some().then_some(Hook("bio_complete")));
         }
         if !self.queue {
-            unwanted.push("split");
+            unwanted.push(Hook("split"));
         }
         // The first one is called for cgroups that have limits alone, the other, up to 5.16, for all.
         let functions = if self.queue { &THROTTLE[..] } else { &THROTTLE[..1] };
@@ -243,15 +272,15 @@ impl Needs {
         };
         let is_seen = functions.iter().any(can_attach);
         if !is_seen {
-            unwanted.push("throttle");
+            unwanted.push(Hook("throttle"));
         }
         // As far as it goes.
         if is_seen || !self.queue {
-            unwanted.push("remap");
+            unwanted.push(Hook("remap"));
         }
         let has_limits = THROTTLE.iter().any(|function| kernel.function_id(function).is_some());
         let note = self.queue && has_limits && !is_seen;
-        (Hooks::new().without(&unwanted).at("throttle", functions), note.then(|| NOT_HELD_BACK.into()))
+        (Hooks::new().without(&unwanted).at(Hook("throttle"), functions), note.then(|| NOT_HELD_BACK.into()))
     }
 }
 

@@ -14,8 +14,13 @@ use clap::ValueEnum;
 
 use crate::Error;
 use crate::command;
+use crate::hist;
+use crate::hist::Unit;
 use crate::names;
 use crate::names::Cgroup;
+use crate::pinned::PinnedMaps;
+use crate::stack::EventStacks;
+use crate::stack::StackOutput;
 use crate::targets;
 
 /// The most entries of one filter's list: `KSCOPE_FILTER_MAX` in bpf/filter.bpf.h.
@@ -165,6 +170,156 @@ pub struct CgroupColumn {
     /// Print the cgroup
     #[arg(long = "print-cgroup", visible_alias = "show-cgroup")]
     pub print_cgroup: bool,
+}
+
+/// A column of tools that print events.
+#[derive(Args, Clone, Debug)]
+pub struct UidColumn {
+    /// Print the user id
+    #[arg(short = 'U', long = "print-uid")]
+    pub print_uid: bool,
+}
+
+/// What every tool has that prints events.
+#[derive(Args, Clone, Debug)]
+pub struct Snoop {
+    #[command(flatten)]
+    pub(crate) cgroup: CgroupColumn,
+    /// Which tasks are traced.
+    #[command(flatten)]
+    pub filter: Filter,
+    #[command(flatten)]
+    pub(crate) buffer: Buffer,
+    /// What every tool has.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// What every tool has that sums up by intervals, and filters by tasks.
+#[derive(Args, Clone, Debug)]
+pub struct Summary {
+    /// How often.
+    #[command(flatten)]
+    pub interval: Interval,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+    #[command(flatten)]
+    pub(crate) metrics: Metrics,
+    /// What every tool has.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Those of a tool's arguments that the library acts on.
+#[derive(Clone, Copy, Debug)]
+pub struct Shared<'a> {
+    pub(crate) common: &'a Common,
+    pub(crate) filter: Option<&'a Filter>,
+    pub(crate) buffer: Option<&'a Buffer>,
+    pub(crate) interval: Option<&'a Interval>,
+    pub(crate) metrics: Option<&'a Metrics>,
+    pub(crate) stacks: Option<&'a StackOutput>,
+    pub(crate) event_stacks: Option<&'a EventStacks>,
+    pub(crate) pinned: Option<&'a PinnedMaps>,
+    pub(crate) print_uid: bool,
+    pub(crate) print_cgroup: bool,
+    pub(crate) csv: bool,
+    pub(crate) names: bool,
+}
+
+impl<'a> Shared<'a> {
+    /// Of a tool that has what every tool has.
+    pub fn of(common: &'a Common) -> Self {
+        Self {
+            common,
+            filter: None,
+            buffer: None,
+            interval: None,
+            metrics: None,
+            stacks: None,
+            event_stacks: None,
+            pinned: None,
+            print_uid: false,
+            print_cgroup: false,
+            csv: false,
+            names: false,
+        }
+    }
+
+    /// And filters by tasks.
+    pub fn filter(self, filter: &'a Filter) -> Self {
+        Self { filter: Some(filter), ..self }
+    }
+
+    /// And sums up by intervals.
+    pub fn interval(self, interval: &'a Interval) -> Self {
+        Self { interval: Some(interval), ..self }
+    }
+
+    /// And exports metrics.
+    pub fn metrics(self, metrics: &'a Metrics) -> Self {
+        Self { metrics: Some(metrics), ..self }
+    }
+
+    /// And counts by stacks.
+    pub fn stacks(self, stacks: &'a StackOutput) -> Self {
+        Self { stacks: Some(stacks), ..self }
+    }
+
+    /// And prints stacks of events.
+    pub fn event_stacks(self, stacks: &'a EventStacks) -> Self {
+        Self { event_stacks: Some(stacks), ..self }
+    }
+
+    /// And filters by pinned maps.
+    pub fn pinned(self, pinned: &'a PinnedMaps) -> Self {
+        Self { pinned: Some(pinned), ..self }
+    }
+
+    /// And has a column for the user.
+    pub fn uid(self, uid: &UidColumn) -> Self {
+        Self { print_uid: uid.print_uid, ..self }
+    }
+
+    /// And looks for names in the files of processes, if so.
+    pub fn names(self, names: bool) -> Self {
+        Self { names, ..self }
+    }
+
+    /// And can print comma-separated values.
+    pub fn csv(self, csv: bool) -> Self {
+        Self { csv, ..self }
+    }
+}
+
+impl<'a> From<&'a Snoop> for Shared<'a> {
+    fn from(snoop: &'a Snoop) -> Self {
+        let Snoop { cgroup, filter, buffer, common } = snoop;
+        let print_cgroup = cgroup.print_cgroup;
+        Self { filter: Some(filter), buffer: Some(buffer), print_cgroup, ..Self::of(common) }
+    }
+}
+
+impl<'a> From<&'a Summary> for Shared<'a> {
+    fn from(summary: &'a Summary) -> Self {
+        let Summary { interval, filter, metrics, common } = summary;
+        Self { filter: Some(filter), interval: Some(interval), metrics: Some(metrics), ..Self::of(common) }
+    }
+}
+
+/// In which unit histograms count.
+#[derive(Args, Clone, Debug)]
+pub struct HistArgs {
+    /// Count in milliseconds
+    #[arg(short, long)]
+    milliseconds: bool,
+}
+
+impl HistArgs {
+    /// The unit.
+    pub fn unit(&self) -> Unit {
+        if self.milliseconds { hist::MILLISECONDS } else { hist::MICROSECONDS }
+    }
 }
 
 /// How often a summary is printed.

@@ -9,6 +9,9 @@ pub enum Error {
     /// Arguments that can not be used together, or on this host. Exit status 2.
     #[error("{0}")]
     Usage(String),
+    /// What no user can do anything about.
+    #[error("a mistake in kscope itself, which its developers would like to know of: {0}")]
+    Mistake(String),
     /// Capabilities that are missing.
     #[error(
         "not allowed to load BPF programs: {0} missing; run it as root, or give it CAP_BPF and CAP_PERFMON"

@@ -10,8 +10,11 @@ use serde_json::json;
 
 use crate::intervals::Growing;
 use crate::row::Field;
+use crate::row::Fields;
 use crate::row::Kind;
+use crate::row::Row;
 use crate::row::Value;
+use crate::time::Wall;
 
 /// The percentiles that are printed, in thousandths.
 const PERCENTILES: [(u64, &str); 4] = [(500, "p50"), (900, "p90"), (990, "p99"), (999, "p99.9")];
@@ -193,46 +196,48 @@ fn bucket_json((low, high): (u64, u64), unit: Unit, count: Option<u64>) -> Json 
     bucket
 }
 
-/// A row with a histogram: what the fields that all such rows have are made of.
-pub trait Measured {
-    /// The histogram, and the unit of its buckets.
-    fn hist(&self) -> (&Hist, Unit);
+/// The part of a row that tells of an interval's end.
+#[derive(Clone, Copy, Debug, Row)]
+pub struct IntervalEnd {
+    /// The interval's end
+    pub time: Wall,
+    /// The interval's length in seconds
+    pub interval_s: f64,
 }
 
-/// The field `count`; `help` says of what.
-pub const fn count<R: Measured>(help: &'static str) -> Field<R> {
-    Field::new("count", Kind::Uint, help, |r| Value::Uint(r.hist().0.count()))
+/// The part of a row that has a histogram.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// The counts.
+    pub hist: Hist,
+    /// The unit of their buckets.
+    pub unit: Unit,
 }
 
-/// The field `total_us`.
-pub const fn total_us<R: Measured>() -> Field<R> {
-    Field::new("total_us", Kind::Float, "Sum of their times in microseconds", |r: &R| {
-        Value::Float(r.hist().0.total_ns() as f64 / 1e3, 3)
-    })
+const fn field(key: &'static str, kind: Kind, nullable: bool, help: &'static str) -> Field {
+    Field { key, kind, nullable, help, title: "", width: 0 }
 }
 
-/// The field `mean_us`.
-pub const fn mean_us<R: Measured>() -> Field<R> {
-    Field::new("mean_us", Kind::Float, "Mean of their times in microseconds", |r: &R| {
-        r.hist().0.mean_ns().map_or(Value::Null, |ns| Value::Float(ns / 1e3, 3))
-    })
-    .nullable()
-}
+impl Fields for Measured {
+    const FIELDS: &'static [Field] = &[
+        field("count", Kind::Uint, false, "How many were measured in the interval"),
+        field("total_us", Kind::Float, false, "Sum of their times in microseconds"),
+        field("mean_us", Kind::Float, true, "Mean of their times in microseconds"),
+        field("percentiles", Kind::Object, false, "Bounds of the bucket in which each percentile lies"),
+        field("buckets", Kind::Array, false, "Buckets that are not empty: from_us included, to_us not"),
+    ];
 
-/// The field `percentiles`.
-pub const fn percentiles<R: Measured>() -> Field<R> {
-    Field::new("percentiles", Kind::Object, "Bounds of the bucket in which each percentile lies", |r: &R| {
-        let (hist, unit) = r.hist();
-        Value::Json(hist.json_percentiles(unit))
-    })
-}
-
-/// The field `buckets`.
-pub const fn buckets<R: Measured>() -> Field<R> {
-    Field::new("buckets", Kind::Array, "Buckets that are not empty: from_us included, to_us not", |r: &R| {
-        let (hist, unit) = r.hist();
-        Value::Json(hist.json_buckets(unit))
-    })
+    fn value(&self, at: usize) -> Value<'_> {
+        let Self { hist, unit } = self;
+        match at {
+            0 => Value::Uint(hist.count()),
+            1 => Value::Float(hist.total_ns() as f64 / 1e3, 3),
+            2 => hist.mean_ns().map_or(Value::Null, |ns| Value::Float(ns / 1e3, 3)),
+            3 => Value::Json(hist.json_percentiles(*unit)),
+            4 => Value::Json(hist.json_buckets(*unit)),
+            _ => Value::Null,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! of a hook's uprobes and uretprobes, whatever their variants.
 
 use std::collections::BTreeMap;
+use std::collections::HashSet;
 
 use libbpf_rs::OpenObject;
 use libbpf_rs::OpenProgramMut;
@@ -42,16 +43,53 @@ const FOLLOW: &str = "follow_";
 /// So many processes of a command at a time are followed.
 const FOLLOWED_MAX: u32 = 16_384;
 
-/// Which hooks a tool needs, and how it prefers them.
+/// The name of a hook of a tool's object; build.rs makes a constant for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hook(pub &'static str);
+
+/// A way of a hook that can be preferred. Programs at a function's beginning and at its end are of one way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By trampolines: fentry and fexit.
+    Fentry,
+    /// By breakpoints: kprobe and kretprobe.
+    Kprobe,
+}
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+        }
+    }
+}
+
+/// A helper of the kernel's that not every kernel has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Helper {
+    /// `bpf_task_pt_regs()`, from 5.15 on.
+    TaskPtRegs,
+}
+
+impl Helper {
+    fn enumerator(self) -> &'static str {
+        match self {
+            Self::TaskPtRegs => "BPF_FUNC_task_pt_regs",
+        }
+    }
+}
+
+/// Which hooks a tool needs, and how it prefers them. A name that the tool's object does not have is refused.
 #[derive(Clone, Debug, Default)]
 pub struct Hooks {
-    unwanted: Vec<&'static str>,
-    optional: Vec<(&'static str, &'static str)>,
+    unwanted: Vec<Hook>,
+    optional: Vec<(Hook, &'static str)>,
     args: Vec<(&'static str, usize)>,
     pointers: Vec<(&'static str, usize)>,
-    helpers: Vec<(&'static str, &'static str)>,
-    preferred: Vec<(&'static str, &'static str)>,
-    functions: BTreeMap<&'static str, Vec<&'static str>>,
+    helpers: Vec<(Hook, Helper)>,
+    preferred: Vec<(Hook, Way)>,
+    functions: BTreeMap<Hook, Vec<&'static str>>,
 }
 
 /// The outcome: the way taken per hook, and what the tool can't see without the rest.
@@ -65,9 +103,9 @@ pub struct Taken {
     pub(crate) sections: BTreeMap<String, String>,
 }
 
-/// One way of a hook: programs that are of use together.
+/// One way of a hook, as an object has it: programs that are of use together.
 #[derive(Debug, Default)]
-struct Way {
+struct Candidate {
     rank: usize,
     programs: Vec<(String, String)>,
 }
@@ -79,14 +117,14 @@ impl Hooks {
     }
 
     /// Leave these hooks out, as nobody asked for what they bring.
-    pub fn without(mut self, hooks: &[&'static str]) -> Self {
+    pub fn without(mut self, hooks: &[Hook]) -> Self {
         self.unwanted.extend(hooks);
         self
     }
 
     /// Do without these hooks where the kernel has no way for all of them; `note` says what is then
     /// missed.
-    pub fn optional(mut self, hooks: &[&'static str], note: &'static str) -> Self {
+    pub fn optional(mut self, hooks: &[Hook], note: &'static str) -> Self {
         self.optional.extend(hooks.iter().map(|hook| (*hook, note)));
         self
     }
@@ -103,21 +141,21 @@ impl Hooks {
         self
     }
 
-    /// These hooks' programs call this helper, as in `BPF_FUNC_task_pt_regs`.
-    pub fn with_helper(mut self, hooks: &[&'static str], helper: &'static str) -> Self {
+    /// These hooks' programs call this helper.
+    pub fn with_helper(mut self, hooks: &[Hook], helper: Helper) -> Self {
         self.helpers.extend(hooks.iter().map(|hook| (*hook, helper)));
         self
     }
 
     /// Try this way of a hook before all others but those that were named before it: it brings more, or costs less.
-    pub fn prefer(mut self, hook: &'static str, way: &'static str) -> Self {
+    pub fn prefer(mut self, hook: Hook, way: Way) -> Self {
         self.preferred.push((hook, way));
         self
     }
 
     /// Which functions a hook is about, where its programs' sections name none: the first of these that the kernel
     /// has.
-    pub fn at(mut self, hook: &'static str, functions: &[&'static str]) -> Self {
+    pub fn at(mut self, hook: Hook, functions: &[&'static str]) -> Self {
         self.functions.insert(hook, functions.to_vec());
         self
     }
@@ -125,7 +163,8 @@ impl Hooks {
     /// Whether the kernel allows a section's hook. Why not, as a part of a sentence.
     fn check(&self, hook: &str, section: &str, kernel: &Kernel) -> Result<(), String> {
         let target = section.split_once('/').map_or("", |(_, target)| target);
-        for (_, helper) in self.helpers.iter().filter(|(name, _)| *name == hook) {
+        for (_, helper) in self.helpers.iter().filter(|(name, _)| name.0 == hook) {
+            let helper = helper.enumerator();
             if kernel.enumerator(helper).is_none() {
                 return Err(format!("this kernel has no {helper}"));
             }
@@ -150,13 +189,14 @@ impl Hooks {
     fn try_way(
         &self,
         hook: &str,
-        way: &Way,
+        way: &Candidate,
         kernel: &Kernel,
         refusals: &mut Vec<(String, String)>,
     ) -> Option<Vec<(String, String)>> {
         let nameless =
             way.programs.iter().any(|(_, section)| !section.contains('/') && is_of_function(section));
-        let functions = self.functions.get(hook).filter(|_| nameless);
+        let own = self.functions.iter().find(|(name, _)| name.0 == hook).map(|(_, functions)| functions);
+        let functions = own.filter(|_| nameless);
         let functions = functions.map_or(vec![""], Clone::clone);
         functions.into_iter().find_map(|function| {
             let full = |(program, section): &(String, String)| match function {
@@ -175,18 +215,17 @@ impl Hooks {
     }
 
     /// The ways of each hook, best first.
-    fn ways(&self, object: &mut OpenObject, kernel: &Kernel) -> BTreeMap<String, Vec<Way>> {
+    fn ways(&self, object: &mut OpenObject, kernel: &Kernel) -> BTreeMap<String, Vec<Candidate>> {
         let preempts = kernel.preempts_programs();
-        let mut hooks: BTreeMap<String, BTreeMap<String, Way>> = BTreeMap::new();
+        let mut hooks: BTreeMap<String, BTreeMap<String, Candidate>> = BTreeMap::new();
         for program in object.progs() {
             let name = program.name().to_string_lossy().into_owned();
             let section = program.section().to_string_lossy().into_owned();
             let (hook, way) = name.split_once("__").unwrap_or((&name, ""));
             let is = |w: &str| way == w || way.strip_prefix(w).is_some_and(|v| v.starts_with('_'));
             let kind = WAYS.iter().position(|w| is(w));
-            let is_it = |(h, w): &(&str, &str)| {
-                *h == hook && kind.is_some_and(|kind| family(w) == family(WAYS[kind]))
-            };
+            let is_it =
+                |(h, w): &(Hook, Way)| h.0 == hook && kind.is_some_and(|kind| w.name() == family(WAYS[kind]));
             let rank = self.preferred.iter().position(is_it);
             let rank = rank.unwrap_or_else(|| match kind {
                 // Dearer than those before it, but they would miss events.
@@ -200,12 +239,12 @@ impl Hooks {
                 None => way.into(),
             };
             let group = hooks.entry(hook.into()).or_default().entry(key);
-            let group = group.or_insert(Way { rank, programs: Vec::new() });
+            let group = group.or_insert(Candidate { rank, programs: Vec::new() });
             group.rank = group.rank.min(rank);
             group.programs.push((name, section));
         }
-        let sorted = |ways: BTreeMap<String, Way>| {
-            let mut ways: Vec<Way> = ways.into_values().collect();
+        let sorted = |ways: BTreeMap<String, Candidate>| {
+            let mut ways: Vec<Candidate> = ways.into_values().collect();
             ways.iter_mut().for_each(|way| way.programs.sort());
             ways.sort_by(|a, b| (a.rank, &a.programs).cmp(&(b.rank, &b.programs)));
             ways
@@ -213,11 +252,34 @@ impl Hooks {
         hooks.into_iter().map(|(hook, ways)| (hook, sorted(ways))).collect()
     }
 
+    /// Refuse what no program of the object is about.
+    fn check_names(&self, object: &OpenObject) -> Result<(), Error> {
+        let mut hooks = HashSet::new();
+        let mut targets = HashSet::new();
+        for program in object.progs() {
+            let (name, section) = (program.name().to_string_lossy(), program.section().to_string_lossy());
+            hooks.insert(name.split("__").next().unwrap_or_default().to_string());
+            targets.extend(section.rsplit_once('/').map(|(_, target)| target.to_string()));
+        }
+        let named = self.unwanted.iter().chain(self.optional.iter().map(|(hook, _)| hook));
+        let named = named.chain(self.helpers.iter().map(|(hook, _)| hook)).chain(self.functions.keys());
+        let mut named = named.chain(self.preferred.iter().map(|(hook, _)| hook));
+        if let Some(Hook(name)) = named.find(|hook| !hooks.contains(hook.0)) {
+            return Err(Error::Mistake(format!("there is no hook {name}")));
+        }
+        let mut tracepoints = self.args.iter().chain(&self.pointers).map(|(tracepoint, _)| *tracepoint);
+        match tracepoints.find(|tracepoint| !targets.contains(*tracepoint)) {
+            Some(name) => Err(Error::Mistake(format!("no program is on a tracepoint {name}"))),
+            None => Ok(()),
+        }
+    }
+
     /// Choose, and turn the programs that lost off.
     ///
     /// # Errors
     /// [`Error::NoHook`] names the hook, the ways tried, and why each was refused.
     pub fn choose(self, object: &mut OpenObject, kernel: &Kernel) -> Result<Taken, Error> {
+        self.check_names(object)?;
         let forced = std::env::var(FORCE_WAY).ok();
         let mut taken = Taken::default();
         let mut chosen = Vec::new();
@@ -225,13 +287,13 @@ impl Hooks {
         for (hook, mut ways) in self.ways(object, kernel) {
             let follows = hook.starts_with(FOLLOW);
             let names = hook == names::CGROUP_MADE;
-            if self.unwanted.contains(&hook.as_str())
+            if self.unwanted.iter().any(|unwanted| unwanted.0 == hook)
                 || follows && !command::is_given()
                 || names && !names::shows_cgroups()
             {
                 continue;
             }
-            let is_forced = |way: &Way| {
+            let is_forced = |way: &Candidate| {
                 way.programs.iter().any(|(_, s)| forced.as_deref().map(family) == Some(family(way_of(s))))
             };
             if ways.iter().any(is_forced) {
@@ -257,11 +319,11 @@ impl Hooks {
                 taken.notes.push(names::NOT_MADE.into());
                 continue;
             }
-            let Some((_, note)) = self.optional.iter().find(|(name, _)| *name == hook) else {
+            let Some((_, note)) = self.optional.iter().find(|(name, _)| name.0 == hook) else {
                 return Err(Error::NoHook { hook, refusals });
             };
             // Hooks that share a note are of use together only.
-            let same = |name: &str| self.optional.iter().any(|(n, other)| *n == name && other == note);
+            let same = |name: &str| self.optional.iter().any(|(n, other)| n.0 == name && other == note);
             chosen.retain(|(name, _)| !same(name));
             taken.hooks.retain(|name, _| !same(name));
             if !taken.notes.iter().any(|n| n == note) {

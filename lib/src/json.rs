@@ -10,7 +10,7 @@ use serde::ser::SerializeMap;
 use serde_json::json;
 
 use crate::escape::is_hostile;
-use crate::row::FieldInfo;
+use crate::row::Field;
 use crate::row::Kind;
 use crate::row::Row;
 use crate::row::RowInfo;
@@ -49,9 +49,9 @@ impl<R: Row> Serialize for JsonRow<'_, R> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("type", R::TYPE)?;
-        for field in R::FIELDS.iter().filter(|field| !field.key.is_empty()) {
+        for (at, field) in R::FIELDS.iter().enumerate().filter(|(_, field)| !field.key.is_empty()) {
             let key = field.key;
-            match (field.get)(self.0) {
+            match self.0.value(at) {
                 Value::Null => map.serialize_entry(key, &())?,
                 Value::Bool(v) => map.serialize_entry(key, &v)?,
                 Value::Int(v) => map.serialize_entry(key, &v)?,
@@ -92,7 +92,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn field_schema(field: &FieldInfo) -> serde_json::Value {
+fn field_schema(field: &Field) -> serde_json::Value {
     let mut schema = match field.kind {
         Kind::Bool => json!({"type": "boolean"}),
         Kind::Int => json!({"type": "integer"}),

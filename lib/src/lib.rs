@@ -2,6 +2,7 @@
 //! What the tools of kscope share in user space. `docs/adding-a-tool.md` shows how a tool uses it.
 
 pub mod block;
+pub mod bpf;
 pub mod cli;
 pub mod command;
 pub mod door;
@@ -20,6 +21,7 @@ pub mod missing;
 pub mod namer;
 pub mod names;
 pub mod net;
+pub mod objects;
 pub mod open_flags;
 pub mod out;
 pub mod perf;
@@ -34,6 +36,7 @@ pub mod symbols;
 pub mod syscalls;
 pub mod tasks;
 pub mod time;
+pub mod tool;
 pub mod uprobe;
 
 mod btf;
@@ -53,48 +56,55 @@ mod sandbox;
 mod sink;
 mod spaces;
 mod targets;
-mod tool;
+
+// What derive macros write names this crate so.
+extern crate self as kscope;
 
 pub use ::caps::Capability;
 pub use error::Error;
 pub use hooks::Hooks;
 pub use kernel::Kernel;
-pub use out::Columns;
 pub use out::Out;
+pub use plain::Plain;
 pub use screen::Screen;
-pub use session::Session;
-pub use tool::Tool;
-pub use tool::Trace;
 pub use tool::clap_exit;
 pub use tool::say;
 
-/// Bring in the skeleton that build.rs made of `<tool>.bpf.c`.
+/// What a tool's main.rs is made of.
+pub mod prelude {
+    pub use clap::Parser;
+
+    pub use crate::Error;
+    pub use crate::Hooks;
+    pub use crate::Out;
+    pub use crate::cli::Shared;
+    pub use crate::cli::Snoop;
+    pub use crate::cli::Summary;
+    pub use crate::cli::UidColumn;
+    pub use crate::row::*;
+    pub use crate::time::Wall;
+    pub use crate::tool::Begin;
+    pub use crate::tool::Done;
+    pub use crate::tool::Info;
+    pub use crate::tool::Opened;
+    pub use crate::tool::Source;
+    pub use crate::tool::Subsystem;
+    pub use crate::tool::Tool;
+    pub use crate::tool::Tracing;
+    pub use crate::tool::Values;
+}
+
+/// Bring in what build.rs made of `<tool>.bpf.c`, as the module `bpf`.
 #[macro_export]
-macro_rules! skeleton {
+macro_rules! bpf {
     ($tool:literal) => {
         #[allow(missing_docs, clippy::all, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)]
-        mod skeleton {
+        #[allow(unused_imports, dead_code)]
+        mod bpf {
             include!(concat!(env!("OUT_DIR"), "/", $tool, ".skel.rs"));
         }
-        use skeleton::*;
     };
 }
-
-/// Declare that records of these skeleton types may be made of any bytes.
-///
-/// For types with fixed-width integers and arrays of them only, with explicit padding: the size is checked
-/// against `$size`, as it is in the C header.
-#[macro_export]
-macro_rules! records {
-    ($($type:path: $size:literal),+ $(,)?) => {$(
-        const _: () = assert!(size_of::<$type>() == $size);
-        // SAFETY: the type comes from BTF as repr(C) with fixed-width integers and explicit padding, for
-        // which every bit pattern is a value; the size was just checked.
-        unsafe impl $crate::Plain for $type {}
-    )+};
-}
-
-pub use plain::Plain;
 
 /// A record's fixed part, copied, and the bytes behind it.
 ///

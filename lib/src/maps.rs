@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Reading maps whole.
 
+use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
 
 use libbpf_rs::MapCore;
 use libbpf_rs::MapFlags;
+use libbpf_rs::MapHandle;
+use libbpf_rs::Object;
+use libbpf_rs::OpenObject;
 use plain::Plain;
 
 use crate::Error;
+use crate::bpf::Map;
 use crate::record;
 
 fn failed(what: &str) -> impl FnOnce(libbpf_rs::Error) -> Error {
@@ -18,7 +23,9 @@ fn failed(what: &str) -> impl FnOnce(libbpf_rs::Error) -> Error {
 ///
 /// # Errors
 /// The kernel's.
-pub fn entries<K: Plain + Default, V: Plain + Default>(map: &dyn MapCore) -> Result<Vec<(K, V)>, Error> {
+pub(crate) fn entries<K: Plain + Default, V: Plain + Default>(
+    map: &dyn MapCore,
+) -> Result<Vec<(K, V)>, Error> {
     let mut entries = Vec::new();
     for key in map.keys() {
         // One that has gone meanwhile is none.
@@ -33,7 +40,10 @@ pub fn entries<K: Plain + Default, V: Plain + Default>(map: &dyn MapCore) -> Res
 ///
 /// # Errors
 /// The kernel's.
-pub fn percpu_sums<V: Plain + Default>(map: &dyn MapCore, add: impl Fn(V, V) -> V) -> Result<Vec<V>, Error> {
+pub(crate) fn percpu_sums<V: Plain + Default>(
+    map: &dyn MapCore,
+    add: impl Fn(V, V) -> V,
+) -> Result<Vec<V>, Error> {
     let sum = |index: u32| {
         let values =
             map.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY).map_err(failed("reading a map"))?;
@@ -44,15 +54,30 @@ pub fn percpu_sums<V: Plain + Default>(map: &dyn MapCore, add: impl Fn(V, V) -> 
 
 /// Two maps into which programs count in turns (bpf/turns.bpf.h): what they counted in an interval, all of it, once.
 #[derive(Debug)]
-pub struct Turns<'m> {
-    turn: &'m dyn MapCore,
-    maps: [&'m dyn MapCore; 2],
+pub struct Turns {
+    turn: MapHandle,
+    maps: [MapHandle; 2],
 }
 
-impl<'m> Turns<'m> {
-    /// The maps `turn`, `turn_a` and `turn_b` of a skeleton, the last of which has its turn next.
-    pub fn new(turn: &'m dyn MapCore, first: &'m dyn MapCore, next: &'m dyn MapCore) -> Self {
-        Self { turn, maps: [first, next] }
+impl Turns {
+    /// Those of an object, if it has any.
+    ///
+    /// # Errors
+    /// libbpf's.
+    pub(crate) fn of(object: &Object) -> Result<Option<Self>, Error> {
+        if object.maps().all(|map| map.name() != "turn") {
+            return Ok(None);
+        }
+        let [turn, first, next] = ["turn", "turn_a", "turn_b"].map(|map| Map(map).of(object));
+        Ok(Some(Self { turn: turn?, maps: [first?, next?] }))
+    }
+
+    /// Give them their size.
+    ///
+    /// # Errors
+    /// libbpf's; or that there are none.
+    pub(crate) fn set_entries(object: &mut OpenObject, entries: u32) -> Result<(), Error> {
+        ["turn_a", "turn_b"].into_iter().try_for_each(|map| Map(map).set_entries(object, entries))
     }
 
     /// What was counted since the last call.
@@ -64,8 +89,8 @@ impl<'m> Turns<'m> {
         // The kernel returns from an update of a map of maps once no program runs that saw the map before
         // (maybe_wait_bpf_programs() in kernel/bpf/syscall.c).
         self.turn.update(&0u32.to_ne_bytes(), &next, MapFlags::ANY).map_err(failed("changing maps"))?;
-        let full = self.maps[0];
         self.maps.swap(0, 1);
+        let full = &self.maps[1];
         let entries = entries(full)?;
         let keys: Vec<Vec<u8>> = full.keys().collect();
         keys.iter().try_for_each(|key| full.delete(key)).map_err(failed("emptying a map"))?;

@@ -224,7 +224,7 @@ impl Metrics {
     /// # Errors
     /// [`Error::System`] names the address, [`Error::Usage`] what is there and may not be replaced.
     pub fn open(&self, tool: &'static str) -> Result<Option<Exporter>, Error> {
-        if self.metrics_listen.is_none() && self.textfile.is_none() {
+        if !self.is_asked_for() {
             return Ok(None);
         }
         if let Some(path) = &self.textfile {
@@ -245,6 +245,11 @@ impl Metrics {
             file_error: None,
             has_started: false,
         }))
+    }
+
+    /// Whether metrics are asked for.
+    pub fn is_asked_for(&self) -> bool {
+        self.metrics_listen.is_some() || self.textfile.is_some()
     }
 
     /// Whether somebody may come and ask: the tool then has no end of its own.

@@ -2,12 +2,15 @@
 //! Addresses and ports, as bpf/sock.bpf.h has them.
 
 use std::net::IpAddr;
+use std::num::NonZero;
 use std::ops::RangeInclusive;
 
 use clap::Args;
 
 use crate::row::Field;
+use crate::row::Fields;
 use crate::row::Kind;
+use crate::row::Row;
 use crate::row::Value;
 
 /// The address that 16 bytes of a `kscope_ends` hold, where IPv4 is mapped into IPv6.
@@ -15,7 +18,8 @@ pub fn address(bytes: [u8; 16]) -> IpAddr {
     IpAddr::from(bytes).to_canonical()
 }
 
-/// The two ends of a socket: a `kscope_ends`.
+/// The part of a row that tells of the two ends of a socket: a `kscope_ends` of bpf/sock.bpf.h, and the interface of its
+/// link-local addresses. Each is null where it is not known.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
 pub struct Ends {
@@ -23,146 +27,93 @@ pub struct Ends {
     pub local_port: u16,
     pub remote: [u8; 16],
     pub remote_port: u16,
-}
-
-/// What tells sockets with the same ends apart: a `kscope_place`.
-#[derive(Clone, Copy, Debug)]
-#[allow(missing_docs)]
-pub struct Place {
-    pub netns: u32,
     pub scope: u32,
-    pub mptcp: u32,
 }
 
-/// Implement [`HasEnds`] for a row type, with the member that holds a `kscope_ends`, `ends`, and a `kscope_place`,
-/// `place`, of a skeleton.
+impl Ends {
+    /// The version of the protocol that carries packets to the remote end: 4 or 6.
+    pub fn ip_version(&self) -> Option<u8> {
+        match self {
+            Self { remote: UNKNOWN, remote_port: 0, .. } => None,
+            ends => Some(if address(ends.remote).is_ipv4() { 4 } else { 6 }),
+        }
+    }
+}
+
+const fn field(
+    key: &'static str,
+    kind: Kind,
+    help: &'static str,
+    title: &'static str,
+    width: usize,
+) -> Field {
+    Field { key, kind, nullable: !key.is_empty(), help, title, width }
+}
+
+impl Fields for Ends {
+    const FIELDS: &'static [Field] = &[
+        field("local_address", Kind::Text, "Address on this host", "", 0),
+        field("", Kind::Text, "Address on this host", "LADDR", 16),
+        field("local_port", Kind::Uint, "Port on this host", "LPORT", 6),
+        field("remote_address", Kind::Text, "Address of the other side", "", 0),
+        field("", Kind::Text, "Address of the other side", "RADDR", 16),
+        field("remote_port", Kind::Uint, "Port of the other side", "RPORT", 6),
+    ];
+
+    fn value(&self, at: usize) -> Value<'_> {
+        match at {
+            0 => address_value(self.local, 0),
+            1 => address_value(self.local, self.scope),
+            2 => number_or_null(self.local_port.into()),
+            3 => address_value(self.remote, 0),
+            4 => address_value(self.remote, self.scope),
+            5 => number_or_null(self.remote_port.into()),
+            _ => Value::Null,
+        }
+    }
+}
+
+/// The part of a row that tells sockets with the same ends apart: a `kscope_place`.
+#[derive(Clone, Copy, Debug, Row)]
+pub struct Place {
+    /// Network namespace, by its inode number
+    #[row(column = "NETNS", width = 11)]
+    pub netns: Option<NonZero<u32>>,
+    /// Interface of link-local addresses, by its number
+    pub scope: Option<NonZero<u32>>,
+    /// Token of the MPTCP connection of which it is a subflow; null if of none
+    #[row(column = "MPTCP", width = 11)]
+    pub mptcp_token: Option<NonZero<u32>>,
+}
+
+/// Let a skeleton's types of bpf/sock.bpf.h become parts of rows: build.rs calls it where an object has them.
 #[macro_export]
-macro_rules! has_ends {
-    ($row:ty, $member:ident) => {
-        impl $crate::net::HasEnds for $row {
-            fn ends(&self) -> $crate::net::Ends {
-                let ends = &self.$member.ends;
+macro_rules! socket_types {
+    () => {
+        impl types::kscope_ends {
+            /// The part of a row.
+            pub fn at(&self, place: &types::kscope_place) -> $crate::net::Ends {
                 $crate::net::Ends {
-                    local: ends.local,
-                    local_port: ends.local_port,
-                    remote: ends.remote,
-                    remote_port: ends.remote_port,
+                    local: self.local,
+                    local_port: self.local_port,
+                    remote: self.remote,
+                    remote_port: self.remote_port,
+                    scope: place.scope,
                 }
             }
+        }
 
-            fn place(&self) -> $crate::net::Place {
-                let place = &self.$member.place;
-                $crate::net::Place { netns: place.netns, scope: place.scope, mptcp: place.mptcp }
+        impl types::kscope_place {
+            /// The part of a row.
+            pub fn row(&self) -> $crate::net::Place {
+                $crate::net::Place {
+                    netns: std::num::NonZero::new(self.netns),
+                    scope: std::num::NonZero::new(self.scope),
+                    mptcp_token: std::num::NonZero::new(self.mptcp),
+                }
             }
         }
     };
-}
-
-/// A row about a socket, with the values of its fields; each is null where it is not known.
-#[allow(missing_docs)]
-pub trait HasEnds {
-    /// The socket's ends.
-    fn ends(&self) -> Ends;
-
-    /// Where they are.
-    fn place(&self) -> Place;
-
-    fn local_address(&self) -> Value<'_> {
-        address_value(self.ends().local, 0)
-    }
-
-    fn local_scoped(&self) -> Value<'_> {
-        address_value(self.ends().local, self.place().scope)
-    }
-
-    fn local_port(&self) -> Value<'_> {
-        number_or_null(self.ends().local_port.into())
-    }
-
-    fn remote_address(&self) -> Value<'_> {
-        address_value(self.ends().remote, 0)
-    }
-
-    fn remote_scoped(&self) -> Value<'_> {
-        address_value(self.ends().remote, self.place().scope)
-    }
-
-    fn remote_port(&self) -> Value<'_> {
-        number_or_null(self.ends().remote_port.into())
-    }
-
-    fn netns(&self) -> Value<'_> {
-        number_or_null(self.place().netns.into())
-    }
-
-    fn scope(&self) -> Value<'_> {
-        number_or_null(self.place().scope.into())
-    }
-
-    fn mptcp_token(&self) -> Value<'_> {
-        number_or_null(self.place().mptcp.into())
-    }
-
-    /// The version of the protocol that carries packets to the remote end: 4 or 6.
-    fn ip_version(&self) -> Value<'_> {
-        match self.ends() {
-            Ends { remote: UNKNOWN, remote_port: 0, .. } => Value::Null,
-            ends => Value::Uint(if address(ends.remote).is_ipv4() { 4 } else { 6 }),
-        }
-    }
-}
-
-/// The fields of a socket's ends, with columns by titles of the tool's own. In tables, the interface's number stands
-/// behind a link-local address.
-#[allow(missing_docs)]
-impl<R: HasEnds> Field<R> {
-    pub const fn local_address() -> Self {
-        Self::new("local_address", Kind::Text, "Address on this host", R::local_address).nullable()
-    }
-
-    pub const fn local_column(title: &'static str) -> Self {
-        Self::table_only(title, 16, "Address on this host", R::local_scoped)
-    }
-
-    pub const fn local_port(title: &'static str, help: &'static str) -> Self {
-        Self::new("local_port", Kind::Uint, help, R::local_port).nullable().column(title, 6)
-    }
-
-    pub const fn remote_address() -> Self {
-        Self::new("remote_address", Kind::Text, "Address of the other side", R::remote_address).nullable()
-    }
-
-    pub const fn remote_column(title: &'static str) -> Self {
-        Self::table_only(title, 16, "Address of the other side", R::remote_scoped)
-    }
-
-    pub const fn remote_port(title: &'static str) -> Self {
-        Self::new("remote_port", Kind::Uint, "Port of the other side", R::remote_port)
-            .nullable()
-            .column(title, 6)
-    }
-
-    pub const fn netns() -> Self {
-        Self::new("netns", Kind::Uint, "Network namespace, by its inode number", R::netns)
-            .nullable()
-            .column("NETNS", 11)
-    }
-
-    pub const fn scope() -> Self {
-        Self::new("scope", Kind::Uint, "Interface of link-local addresses, by its number", R::scope)
-            .nullable()
-    }
-
-    pub const fn mptcp_token() -> Self {
-        Self::new(
-            "mptcp_token",
-            Kind::Uint,
-            "Token of the MPTCP connection of which it is a subflow; null if of none",
-            R::mptcp_token,
-        )
-        .nullable()
-        .column("MPTCP", 11)
-    }
 }
 
 /// Columns of tools about sockets.
@@ -174,14 +125,6 @@ pub struct SocketColumns {
     /// Print the token of the MPTCP connection of which it is a subflow
     #[arg(long)]
     pub print_mptcp: bool,
-}
-
-impl SocketColumns {
-    /// The titles of those that were asked for.
-    pub fn titles(&self) -> impl Iterator<Item = &'static str> {
-        let netns = self.print_netns.then_some("NETNS");
-        netns.into_iter().chain(self.print_mptcp.then_some("MPTCP"))
-    }
 }
 
 const UNKNOWN: [u8; 16] = [0; 16];

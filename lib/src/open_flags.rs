@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The flags of open(2), as the kernel has them: libc's O_LARGEFILE is 0 on 64-bit machines.
 
+use crate::row::Cell;
+use crate::row::Kind;
+use crate::row::Value;
+
 /// open(2)'s flags, from include/uapi/asm-generic/fcntl.h, widest first; the kernel's own are left out.
 #[cfg(target_arch = "x86_64")]
 const FLAGS: [(u64, &str); 16] = [
@@ -45,8 +49,32 @@ const O_PATH: u64 = 0o10000000;
 const O_CREAT: u64 = 0o100;
 const O_TMPFILE: u64 = 0o20000000;
 
+/// The flags of an open, which are shown by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flags(pub u64);
+
+impl Cell for Flags {
+    const KIND: Kind = Kind::Text;
+
+    fn cell(&self, _: usize) -> Value<'_> {
+        Value::String(text(self.0))
+    }
+}
+
+/// The mode of a file, which is shown in octal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode(pub u32);
+
+impl Cell for Mode {
+    const KIND: Kind = Kind::Text;
+
+    fn cell(&self, _: usize) -> Value<'_> {
+        Value::String(format!("{:04o}", self.0 & 0o7777))
+    }
+}
+
 /// The flags by name, as in `O_WRONLY|O_CREAT`; what has none, as a number in octal.
-pub fn text(flags: u64) -> String {
+fn text(flags: u64) -> String {
     let mut rest = flags & !3;
     let access = match flags & 3 {
         _ if flags & O_PATH != 0 => "O_PATH",

@@ -25,10 +25,12 @@ use crate::escape::escape_into;
 use crate::json;
 use crate::json::JsonRow;
 use crate::metrics::Exporter;
-use crate::row::Field;
+use crate::names::Cgroups;
+use crate::row::Column;
 use crate::row::Kind;
 use crate::row::Row;
 use crate::row::Value;
+use crate::row::known;
 use crate::sink::Sink;
 use crate::time::Clock;
 use crate::time::Wall;
@@ -49,38 +51,19 @@ pub struct Out {
     pub(crate) exporter: Option<Exporter>,
     pub(crate) is_due: bool,
     found: u64,
-}
-
-/// The columns of a table that streams, in the order of the row type's fields.
-pub struct Columns<R: 'static> {
-    fields: Vec<&'static Field<R>>,
-    /// Titles of columns that are wider than their fields say.
+    /// The columns that were asked for, of those that are not always shown.
+    asked: Vec<Column>,
+    /// Columns that are wider than their fields say.
     widened: Vec<(&'static str, usize)>,
+    layout: Layout,
+    cgroups: Option<Cgroups>,
 }
 
-impl<R: Row> Columns<R> {
-    /// The columns with these titles.
-    pub fn new(titles: &[&str]) -> Self {
-        let fields = R::FIELDS.iter().filter(|field| titles.contains(&field.title)).collect();
-        Self { fields, widened: Vec::new() }
-    }
-
-    /// The same columns, those with these titles `width` characters wide.
-    pub fn widened(mut self, titles: &[&'static str], width: usize) -> Self {
-        self.widened.extend(titles.iter().map(|title| (*title, width)));
-        self
-    }
-
-    fn width(&self, field: &Field<R>, timestamps: Option<Timestamps>) -> usize {
-        match (field.kind, timestamps) {
-            (Kind::Time, Some(Timestamps::Rfc3339)) => 30,
-            (Kind::Time, Some(Timestamps::Elapsed)) => 12,
-            _ => {
-                let wide = self.widened.iter().find(|(title, _)| *title == field.title);
-                wide.map_or(field.width, |(_, width)| *width)
-            }
-        }
-    }
+/// The columns of the table that is printed now: of which row type's fields, and the place and width of each.
+#[derive(Debug, Default)]
+struct Layout {
+    fields: usize,
+    columns: Vec<(usize, usize)>,
 }
 
 impl Out {
@@ -104,6 +87,10 @@ impl Out {
             exporter: None,
             is_due: true,
             found: 0,
+            asked: Vec::new(),
+            widened: Vec::new(),
+            layout: Layout::default(),
+            cgroups: None,
         })
     }
 
@@ -124,22 +111,64 @@ impl Out {
     }
 
     /// Print rows as comma-separated values from now on: the fields of JSON, quoted as in RFC 4180.
-    pub fn set_csv(&mut self) {
+    pub(crate) fn set_csv(&mut self) {
         self.csv = true;
     }
 
-    /// The clock that turns kernel time into wall-clock time.
-    pub fn clock(&self) -> &Clock {
-        &self.clock
+    /// The wall-clock time of the programs' CLOCK_BOOTTIME.
+    pub fn time(&self, boot_ns: u64) -> Wall {
+        self.clock.wall(boot_ns)
+    }
+
+    /// The path of a cgroup by its id, if it is known and wanted.
+    pub fn cgroup(&mut self, id: u64) -> Option<Vec<u8>> {
+        known(self.cgroups.as_mut()?.path(id))
+    }
+
+    pub(crate) fn set_cgroups(&mut self, cgroups: Cgroups) {
+        self.cgroups = Some(cgroups);
     }
 
     pub(crate) fn clock_mut(&mut self) -> &mut Clock {
         &mut self.clock
     }
 
+    /// Show this column too.
+    pub(crate) fn show(&mut self, column: Column) {
+        self.asked.push(column);
+        self.layout = Layout::default();
+    }
+
+    /// Make the columns with these titles this wide.
+    pub(crate) fn widen(&mut self, titles: &[&'static str], width: usize) {
+        self.widened.extend(titles.iter().map(|title| (*title, width)));
+        self.layout = Layout::default();
+    }
+
+    /// Lay the table of this row type out, unless it is.
+    fn lay_out<R: Row>(&mut self) {
+        let fields = R::FIELDS.as_ptr().addr();
+        if self.layout.fields == fields {
+            return;
+        }
+        let shown = R::TABLE.iter().filter(|column| {
+            !column.is_optional || self.asked.iter().any(|Column(title)| *title == R::FIELDS[column.at].title)
+        });
+        let width = |at: usize| {
+            let field = &R::FIELDS[at];
+            let wide = self.widened.iter().find(|(title, _)| *title == field.title);
+            match (field.kind, self.timestamps) {
+                (Kind::Time, Some(Timestamps::Rfc3339)) => 30,
+                (Kind::Time, Some(Timestamps::Elapsed)) => 12,
+                _ => wide.map_or(field.width, |(_, width)| *width),
+            }
+        };
+        self.layout = Layout { fields, columns: shown.map(|column| (column.at, width(column.at))).collect() };
+    }
+
     /// Print the table's header, unless it is not wanted.
-    pub fn header<R: Row>(&mut self, columns: &Columns<R>) -> Result<(), Error> {
-        if self.json || self.no_header {
+    pub(crate) fn header<R: Row>(&mut self) -> Result<(), Error> {
+        if self.json || self.no_header || R::TABLE.is_empty() {
             return Ok(());
         }
         self.line.clear();
@@ -149,12 +178,12 @@ impl Out {
             self.line.push_str(&keys.join(","));
             return self.end_line(0);
         }
-        for (i, field) in columns.fields.iter().enumerate() {
-            let width = columns.width(field, self.timestamps);
+        self.lay_out::<R>();
+        for (i, (at, width)) in self.layout.columns.iter().enumerate() {
             let start = self.line.len();
-            self.line.push_str(field.title);
-            if i + 1 < columns.fields.len() {
-                pad(&mut self.line, start, width);
+            self.line.push_str(R::FIELDS[*at].title);
+            if i + 1 < self.layout.columns.len() {
+                pad(&mut self.line, start, *width);
             }
         }
         self.end_line(0)
@@ -197,7 +226,7 @@ impl Out {
     }
 
     /// Print one row.
-    pub fn row<R: Row>(&mut self, columns: &Columns<R>, row: &R) -> Result<(), Error> {
+    pub fn row<R: Row>(&mut self, row: &R) -> Result<(), Error> {
         self.printed += 1;
         if self.json {
             return self.json_line(1, &JsonRow(row));
@@ -206,25 +235,28 @@ impl Out {
         if self.csv {
             return self.csv_row(row);
         }
-        for (i, field) in columns.fields.iter().enumerate() {
+        self.lay_out::<R>();
+        let columns = std::mem::take(&mut self.layout.columns);
+        for (i, (at, width)) in columns.iter().enumerate() {
             let start = self.line.len();
-            self.cell((field.get)(row));
+            self.cell(row.value(*at));
             // Blanks at the end of a line are the value's own.
-            if i + 1 < columns.fields.len() {
-                let width = columns.width(field, self.timestamps);
-                pad(&mut self.line, start, width);
+            if i + 1 < columns.len() {
+                pad(&mut self.line, start, *width);
             }
         }
+        self.layout.columns = columns;
         self.end_line(1)
     }
 
     fn csv_row<R: Row>(&mut self, row: &R) -> Result<(), Error> {
-        for (i, field) in R::FIELDS.iter().filter(|field| !field.key.is_empty()).enumerate() {
+        let in_json = R::FIELDS.iter().enumerate().filter(|(_, field)| !field.key.is_empty());
+        for (i, (at, _)) in in_json.enumerate() {
             if i > 0 {
                 self.line.push(',');
             }
             let start = self.line.len();
-            match (field.get)(row) {
+            match row.value(at) {
                 Value::Null => (),
                 Value::Time(time) => self.line.push_str(&time.rfc3339()),
                 value => self.cell(value),
@@ -239,11 +271,11 @@ impl Out {
     }
 
     /// Print rows that are all there as a table as wide as they need, or as JSON.
-    pub fn table<R: Row>(&mut self, columns: &Columns<R>, rows: &[R]) -> Result<(), Error> {
+    pub fn table<R: Row>(&mut self, rows: &[R]) -> Result<(), Error> {
         if self.json {
-            return rows.iter().try_for_each(|row| self.row(columns, row));
+            return rows.iter().try_for_each(|row| self.row(row));
         }
-        let text = self.table_text(columns, rows);
+        let text = self.table_text(rows);
         let titles = usize::from(!self.no_header);
         for (n, line) in text.split_inclusive('\n').enumerate() {
             self.put(u32::from(n >= titles), line)?;
@@ -252,21 +284,24 @@ impl Out {
     }
 
     /// The lines of such a table, whose rows count as printed.
-    pub(crate) fn table_text<R: Row>(&mut self, columns: &Columns<R>, rows: &[R]) -> String {
+    pub(crate) fn table_text<R: Row>(&mut self, rows: &[R]) -> String {
         self.printed += rows.len() as u64;
+        self.lay_out::<R>();
+        let columns = std::mem::take(&mut self.layout.columns);
         let mut cells = Vec::with_capacity(rows.len() + 1);
         if !self.no_header {
-            cells.push(columns.fields.iter().map(|field| field.title.to_string()).collect());
+            cells.push(columns.iter().map(|(at, _)| R::FIELDS[*at].title.to_string()).collect());
         }
         for row in rows {
-            let mut line = Vec::with_capacity(columns.fields.len());
-            for field in &columns.fields {
+            let mut line = Vec::with_capacity(columns.len());
+            for (at, _) in &columns {
                 self.line.clear();
-                self.cell((field.get)(row));
+                self.cell(row.value(*at));
                 line.push(std::mem::take(&mut self.line));
             }
             cells.push(line);
         }
+        self.layout.columns = columns;
         plain_table(cells)
     }
 

@@ -8,6 +8,7 @@ use std::os::fd::FromRawFd as _;
 use std::os::fd::IntoRawFd as _;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
+use std::time::Duration;
 
 use libbpf_rs::Link;
 use libbpf_rs::Object;
@@ -17,10 +18,7 @@ use nix::sys::mman::ProtFlags;
 
 use crate::Error;
 use crate::caps;
-use crate::row::Field;
-use crate::row::Kind;
 use crate::row::Row;
-use crate::row::Value;
 
 /// Bits of `perf_event_attr` (include/uapi/linux/perf_event.h).
 const DISABLED: u64 = 1 << 0;
@@ -222,77 +220,55 @@ impl Drop for Buffer {
 }
 
 /// What was sampled in all, of tools that sample.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Row)]
+#[row(type = "summary")]
 pub struct Summary {
-    /// What made the samples.
-    pub source: &'static str,
-    /// Samples a second on each CPU.
-    pub frequency: u64,
-    /// CPUs sampled.
+    /// What made the samples: cycles or cpu-clock
+    pub event: &'static str,
+    /// Samples a second on each CPU
+    pub frequency_hz: u64,
+    /// CPUs sampled
     pub cpus: usize,
-    /// Seconds of sampling.
-    pub seconds: f64,
-    /// Samples that passed the filters.
-    pub total: u64,
-    /// Of these, in the idle task.
+    /// Seconds of sampling
+    pub duration_s: f64,
+    /// Samples that passed the filters
+    pub samples: u64,
+    /// Of these, in the idle task
     pub idle: u64,
-    /// Of these, in user space.
+    /// Of these, in user space
     pub user: u64,
-    /// Of these, in the kernel.
+    /// Of these, in the kernel
     pub kernel: u64,
-    /// Samples that the timer should have made and did not, if that is known.
+    /// Samples that the timer should have made and did not; unknown with a filter
     pub missed: Option<u64>,
-    /// Samples for which there was no room.
+    /// Samples for which there was no room
     pub uncounted: u64,
-    /// How often the kernel throttled the sampling.
+    /// How often the kernel throttled the sampling
     pub throttled: u64,
 }
 
-impl Row for Summary {
-    const TYPE: &'static str = "summary";
-    const FIELDS: &'static [Field<Self>] = &[
-        Field::new("event", Kind::Text, "What made the samples: cycles or cpu-clock", |r: &Self| {
-            Value::Text(r.source)
-        }),
-        Field::new("frequency_hz", Kind::Uint, "Samples a second on each CPU", |r: &Self| {
-            Value::Uint(r.frequency)
-        }),
-        Field::new("cpus", Kind::Uint, "CPUs sampled", |r: &Self| Value::Uint(r.cpus as u64)),
-        Field::new("duration_s", Kind::Float, "Seconds of sampling", |r: &Self| Value::Float(r.seconds, 3)),
-        Field::new("samples", Kind::Uint, "Samples that passed the filters", |r: &Self| Value::Uint(r.total)),
-        Field::new("idle", Kind::Uint, "Of these, in the idle task", |r: &Self| Value::Uint(r.idle)),
-        Field::new("user", Kind::Uint, "Of these, in user space", |r: &Self| Value::Uint(r.user)),
-        Field::new("kernel", Kind::Uint, "Of these, in the kernel", |r: &Self| Value::Uint(r.kernel)),
-        Field::new(
-            "missed",
-            Kind::Uint,
-            "Samples that the timer should have made and did not; unknown with a filter",
-            |r: &Self| r.missed.map_or(Value::Null, Value::Uint),
-        )
-        .nullable(),
-        Field::new("uncounted", Kind::Uint, "Samples for which there was no room", |r: &Self| {
-            Value::Uint(r.uncounted)
-        }),
-        Field::new("throttled", Kind::Uint, "How often the kernel throttled the sampling", |r: &Self| {
-            Value::Uint(r.throttled)
-        }),
-    ];
-}
-
 impl Summary {
-    /// Of what a sampler did so far, without what only the tool knows.
-    pub fn of(sampler: &Sampler, idle: u64, user: u64, kernel: u64) -> Self {
+    /// Of what a sampler did for so long: samples in the idle task, in user space and in the kernel, and how many there
+    /// should be, where that is known.
+    pub fn of(
+        sampler: &Sampler,
+        [idle, user, kernel]: [u64; 3],
+        time: Duration,
+        expected: Option<u64>,
+        uncounted: u64,
+    ) -> Self {
+        let samples = idle.saturating_add(user).saturating_add(kernel);
         Self {
-            source: sampler.source.name(),
-            frequency: sampler.frequency,
+            event: sampler.source.name(),
+            frequency_hz: sampler.frequency,
             cpus: sampler.cpus(),
-            seconds: 0.0,
-            total: idle + user + kernel,
+            duration_s: time.as_secs_f64(),
+            samples,
             idle,
             user,
             kernel,
-            missed: None,
-            uncounted: 0,
+            missed: expected.map(|expected| expected.saturating_sub(samples)),
+            uncounted,
             throttled: sampler.throttled(),
         }
     }
@@ -303,11 +279,11 @@ impl Summary {
         let mut text = format!(
             "{} samples by {} at {} Hz on {} CPUs in {:.1} s: {} kernel, {} user, {} idle\n\
              lost: {missed} missed, {} uncounted ({room})",
-            self.total,
-            self.source,
-            self.frequency,
+            self.samples,
+            self.event,
+            self.frequency_hz,
             self.cpus,
-            self.seconds,
+            self.duration_s,
             self.kernel,
             self.user,
             self.idle,

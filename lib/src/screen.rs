@@ -17,7 +17,6 @@ use terminal_size::Width;
 use terminal_size::terminal_size_of;
 use unicode_width::UnicodeWidthChar as _;
 
-use crate::Columns;
 use crate::Error;
 use crate::Out;
 use crate::cli::Common;
@@ -53,15 +52,9 @@ impl Screen {
     ///
     /// # Errors
     /// Those of the output.
-    pub fn show<R: Row>(
-        &mut self,
-        out: &mut Out,
-        columns: &Columns<R>,
-        rows: &[R],
-        most: Option<usize>,
-    ) -> Result<(), Error> {
+    pub fn show<R: Row>(&mut self, out: &mut Out, rows: &[R], most: Option<usize>) -> Result<(), Error> {
         if out.is_json() {
-            return out.table(columns, &rows[..rows.len().min(most.unwrap_or(usize::MAX))]);
+            return out.table(&rows[..rows.len().min(most.unwrap_or(usize::MAX))]);
         }
         let rows = &rows[..rows.len().min(most.unwrap_or(ROWS))];
         let head = head(out);
@@ -72,11 +65,10 @@ impl Screen {
             if let Some(head) = head {
                 out.text(&format!("{blank}{head}"))?;
             }
-            return out.table(columns, rows);
+            return out.table(rows);
         }
         let (width, height) = size();
-        let text =
-            head.iter().map(|head| format!("{head}\n")).collect::<String>() + &out.table_text(columns, rows);
+        let text = head.iter().map(|head| format!("{head}\n")).collect::<String>() + &out.table_text(rows);
         let titles = usize::from(head.is_some());
         // The last line is left for the cursor, and for what the terminal shows of Ctrl-C.
         let lines = text.lines().take(height.saturating_sub(1));

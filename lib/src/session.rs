@@ -34,7 +34,6 @@ use serde_json::json;
 
 use crate::Error;
 use crate::caps;
-use crate::cli::Buffer;
 use crate::cli::Common;
 use crate::cli::Interval;
 use crate::command;
@@ -55,6 +54,7 @@ use crate::losses::nonzero;
 use crate::memory;
 use crate::metrics::Exporter;
 use crate::names;
+use crate::objects;
 use crate::out::Out;
 use crate::sandbox;
 use crate::sandbox::Needs;
@@ -154,34 +154,19 @@ where
     if VERBOSE.load(Ordering::Relaxed) {
         open.open_object_mut().progs_mut().for_each(|mut program| program.set_log_level(VERIFIER_STATISTICS));
     }
-    open.load().map_err(bpf_error("loading the BPF programs"))
+    let loaded = open.load().map_err(bpf_error("loading the BPF programs"))?;
+    objects::give_back();
+    Ok(loaded)
 }
 
-/// Give the ring buffer its size.
+/// Give a map its size. Whether there is one of this name.
 ///
 /// # Errors
 /// libbpf's.
-pub fn set_buffer(object: &mut OpenObject, buffer: &Buffer) -> Result<(), Error> {
-    set_max_entries(object, "events", buffer.size)
-}
-
-/// Give a map its size.
-///
-/// # Errors
-/// libbpf's.
-pub fn set_max_entries(object: &mut OpenObject, map: &str, entries: u32) -> Result<(), Error> {
-    for mut found in object.maps_mut().filter(|m| m.name() == map) {
-        found.set_max_entries(entries).map_err(bpf_error(format!("sizing the map {map}")))?;
-    }
-    Ok(())
-}
-
-/// Give the maps of bpf/turns.bpf.h their size.
-///
-/// # Errors
-/// libbpf's.
-pub fn set_turns_entries(object: &mut OpenObject, entries: u32) -> Result<(), Error> {
-    ["turn_a", "turn_b"].iter().try_for_each(|map| set_max_entries(object, map, entries))
+pub(crate) fn set_max_entries(object: &mut OpenObject, map: &str, entries: u32) -> Result<bool, Error> {
+    let Some(mut found) = object.maps_mut().find(|m| m.name() == map) else { return Ok(false) };
+    found.set_max_entries(entries).map_err(bpf_error(format!("sizing the map {map}")))?;
+    Ok(true)
 }
 
 /// What comes up while a tool traces, and is to be traced too.
@@ -218,26 +203,32 @@ impl Follow for () {
     }
 }
 
-/// Nothing comes up, but something is to be done at the end, before and after detaching.
-struct AtEnd<F>(Option<F>, Option<Iterator>);
+/// What else is to be done at the end, before and after detaching.
+pub(crate) struct Ending<'f, F> {
+    pub follow: &'f mut dyn Follow,
+    pub before: Option<F>,
+    pub flush: Option<Iterator>,
+}
 
-impl<F: FnOnce()> Follow for AtEnd<F> {
+impl<F: FnOnce()> Follow for Ending<'_, F> {
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        Vec::new()
+        self.follow.fds()
     }
 
     fn follow(&mut self) -> Result<Vec<Link>, Error> {
-        Ok(Vec::new())
+        self.follow.follow()
     }
 
     fn end(&mut self) {
-        if let Some(end) = self.0.take() {
-            end();
+        self.follow.end();
+        if let Some(before) = self.before.take() {
+            before();
         }
     }
 
     fn detached(&mut self) -> Result<(), Error> {
-        self.1.take().map_or(Ok(()), Iterator::run)
+        self.follow.detached()?;
+        self.flush.take().map_or(Ok(()), Iterator::run)
     }
 }
 
@@ -579,41 +570,14 @@ impl Session {
         }
     }
 
-    /// Hand every record of the ring buffer to `on_record`, until the user or `--duration` ends it; then
-    /// detach, and hand over what is left.
+    /// Hand every record of the ring buffer to `on_record`, until the user or `--duration` ends it, and attach to what comes
+    /// up meanwhile; then detach, and hand over what is left.
     ///
     /// # Errors
-    /// Those of `on_record`, of the kernel, or of the output.
-    pub fn stream(
+    /// Those of `on_record`, of `follow`, of the kernel, or of the output.
+    pub(crate) fn stream(
         &mut self,
-        ring: &dyn MapCore,
-        on_record: impl FnMut(&[u8], &mut Out) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        self.stream_following(&mut (), ring, on_record)
-    }
-
-    /// [`Session::stream`], with `at_end` to be done just before the programs are detached, and an iterator that sends
-    /// what goes on at the end, once they are.
-    ///
-    /// # Errors
-    /// Those of [`Session::stream`] and of [`Iterator::run`].
-    pub fn stream_to_the_end(
-        &mut self,
-        ring: &dyn MapCore,
-        at_end: impl FnOnce(),
-        flush: Option<Iterator>,
-        on_record: impl FnMut(&[u8], &mut Out) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        self.stream_following(&mut AtEnd(Some(at_end), flush), ring, on_record)
-    }
-
-    /// [`Session::stream`], that attaches to what comes up meanwhile.
-    ///
-    /// # Errors
-    /// Those of [`Session::stream`] and of `follow`.
-    pub fn stream_following(
-        &mut self,
-        follow: &mut impl Follow,
+        follow: &mut dyn Follow,
         ring: &dyn MapCore,
         on_record: impl FnMut(&[u8], &mut Out) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
@@ -670,7 +634,7 @@ impl Session {
     ///
     /// # Errors
     /// Those of `print`, of the kernel, or of the output.
-    pub fn intervals(
+    pub(crate) fn intervals(
         &mut self,
         interval: &Interval,
         mut print: impl FnMut(&mut Out) -> anyhow::Result<()>,

@@ -26,7 +26,6 @@ use std::time::Instant;
 
 use clap::Args;
 use libbpf_rs::Link;
-use libbpf_rs::Map;
 use libbpf_rs::MapCore as _;
 use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
@@ -42,20 +41,24 @@ use plain::Plain;
 use serde_json::json;
 
 use crate::Capability;
-use crate::Columns;
 use crate::Error;
 use crate::Hooks;
 use crate::Out;
+use crate::bpf::Bpf;
+use crate::bpf::Map as MapName;
 use crate::cli::Common;
 use crate::escape::escape;
+use crate::hooks::Hook;
 use crate::namer::Namer;
 use crate::pprof;
+use crate::row::Cell;
 use crate::row::Field;
+use crate::row::Fields;
 use crate::row::Kind;
 use crate::row::Row;
+use crate::row::Shown;
 use crate::row::Value;
 use crate::say;
-use crate::session;
 use crate::session::Follow;
 use crate::spaces::Place;
 pub use crate::spaces::Slot;
@@ -69,8 +72,10 @@ const DEPTH_MAX: u32 = 1024;
 const NONE: u64 = 0;
 const LOST: u64 = 1;
 const DEPTH: u32 = 127;
+/// The option that gives more room.
+pub(crate) const ROOM: &str = "--stack-storage-size";
 /// Its hook.
-const MAPPING: &str = "stack_mapping";
+const MAPPING: Hook = Hook("stack_mapping");
 /// In place of the frames that a stack has beyond the limit.
 const CUT: &str = "[cut]";
 const MAX_STACK: &str = "/proc/sys/kernel/perf_event_max_stack";
@@ -151,10 +156,10 @@ impl StackOutput {
     /// # Errors
     /// libbpf's.
     pub fn size_maps(&self, object: &mut OpenObject) -> Result<(), Error> {
-        session::set_max_entries(object, "events", RING)?;
+        MapName("events").set_entries(object, RING)?;
         size_slots(object, !self.kernel_stacks_only)?;
-        session::set_max_entries(object, "stack_ids", self.storage)?;
-        session::set_max_entries(object, "stacks", self.storage)
+        MapName("stack_ids").set_entries(object, self.storage)?;
+        MapName("stacks").set_entries(object, self.storage)
     }
 
     /// Make the files that are asked for, while it is still allowed.
@@ -216,13 +221,13 @@ impl EventStacks {
     /// libbpf's.
     pub fn size_maps(&self, object: &mut OpenObject) -> Result<(), Error> {
         size_slots(object, self.user_stack)?;
-        session::set_max_entries(object, "stack_ids", if self.any() { self.storage } else { 1 })?;
-        session::set_max_entries(object, "stacks", 1)
+        MapName("stack_ids").set_entries(object, if self.any() { self.storage } else { 1 })?;
+        MapName("stacks").set_entries(object, 1)
     }
 }
 
 fn size_slots(object: &mut OpenObject, are_wanted: bool) -> Result<(), Error> {
-    if are_wanted { Ok(()) } else { session::set_max_entries(object, "stack_slots", 1) }
+    if are_wanted { Ok(()) } else { MapName("stack_slots").set_entries(object, 1) }
 }
 
 /// Whether a record of a tool with [`EventStacks`] is a stack's, and no event's.
@@ -236,17 +241,19 @@ pub struct EventFrames {
     kernel: Arc<[Frame]>,
     user: Arc<[Frame]>,
     cut: Cut,
+    wants_kernel: bool,
+    wants_user: bool,
 }
 
 impl EventFrames {
-    /// The kernel's, for JSON.
-    pub fn kernel(&self) -> Value<'static> {
-        Value::Json(self.kernel.iter().map(Frame::json).collect())
+    /// The kernel's, for JSON, if they were asked for.
+    pub fn kernel(&self) -> Option<Frames> {
+        self.wants_kernel.then(|| Frames(self.kernel.clone()))
     }
 
-    /// The user's, for JSON.
-    pub fn user(&self) -> Value<'static> {
-        Value::Json(self.user.iter().map(Frame::json).collect())
+    /// The user's, for JSON, if they were asked for.
+    pub fn user(&self) -> Option<Frames> {
+        self.wants_user.then(|| Frames(self.user.clone()))
     }
 
     /// Whether one of the two is as deep as the limit, and may go on.
@@ -268,75 +275,94 @@ impl EventFrames {
     }
 }
 
+/// Frames in JSON, innermost first.
+#[derive(Clone, Debug)]
+pub struct Frames(Arc<[Frame]>);
+
+impl Cell for Frames {
+    const KIND: Kind = Kind::Array;
+
+    fn cell(&self, _: usize) -> Value<'_> {
+        Value::Json(self.0.iter().map(Frame::json).collect())
+    }
+}
+
 /// Only stacks that are new go through the ring buffer.
 const RING: u32 = 1 << 19;
 
-/// Put [`StackOutput`] into the constants of a skeleton's `.rodata` (bpf/stack.bpf.h).
-#[macro_export]
-macro_rules! set_stacks {
-    ($rodata:expr, $options:expr) => {{
-        let options: &$crate::stack::StackOutput = $options;
-        $rodata.stack_depth = options.depth()?;
-        $rodata.stack_want_kernel = !options.user_stacks_only;
-        $rodata.stack_want_user = !options.kernel_stacks_only;
-    }};
+/// What the library reads of bpf/stack.bpf.h, with the types of a tool's object.
+pub trait HasStacks: Bpf {
+    /// What a stack's record begins with.
+    type Head: Plain + Default + Into<Head>;
+    /// What the programs know of a process's address space.
+    type Slot: Plain + Default + Into<Slot> + 'static;
+    /// The key of the map `stacks`.
+    type Key: Plain + Default;
+    /// The value of that map.
+    type Value: Plain + Default;
+
+    /// An entry of that map.
+    fn counted(key: &Self::Key, value: &Self::Value) -> Counted;
 }
 
-/// Let the library read a skeleton's types of bpf/stack.bpf.h.
+/// Implement [`HasStacks`]: build.rs calls it where an object has the types.
 #[macro_export]
 macro_rules! stack_types {
-    () => {
-        $crate::records!(types::stack_head: 32, types::stack_key: 40, types::stack_value: 16);
-        $crate::records!(types::stack_slot: 56);
-        /// To look up what the programs know of a process's address space.
-        fn stack_slots(map: &libbpf_rs::Map<'_>) -> Result<$crate::stack::Slots, $crate::Error> {
-            $crate::stack::slots(map, |slot: types::stack_slot| $crate::stack::Slot {
-                id: slot.id,
-                pid: slot.tgid,
-                stack_start: slot.stack_start,
-                changed: (slot.start, slot.end),
-                is_last: u32::from(slot.generations) >= types::stack_limits::STACK_GENERATIONS_MAX.0,
-            })
+    ($object:ty) => {
+        impl $crate::stack::HasStacks for $object {
+            type Head = types::kscope_stack_head;
+            type Slot = types::kscope_stack_slot;
+            type Key = types::kscope_stack_key;
+            type Value = types::kscope_stack_value;
+
+            fn counted(key: &Self::Key, value: &Self::Value) -> $crate::stack::Counted {
+                $crate::stack::Counted {
+                    kernel: key.kernel,
+                    user: key.user,
+                    pid: key.tgid,
+                    tid: (key.tid != 0).then_some(key.tid),
+                    comm: $crate::escape::c_bytes(&key.comm).to_vec(),
+                    count: value.count,
+                    total_ns: value.total_ns,
+                }
+            }
         }
-        impl From<types::stack_head> for $crate::stack::Head {
-            fn from(head: types::stack_head) -> Self {
+
+        impl From<types::kscope_stack_slot> for $crate::stack::Slot {
+            fn from(slot: types::kscope_stack_slot) -> Self {
+                Self {
+                    id: slot.id,
+                    pid: slot.tgid,
+                    stack_start: slot.stack_start,
+                    changed: (slot.start, slot.end),
+                    is_last: u32::from(slot.generations)
+                        >= types::kscope_stack_limits::STACK_GENERATIONS_MAX.0,
+                }
+            }
+        }
+
+        impl From<types::kscope_stack_head> for $crate::stack::Head {
+            fn from(head: types::kscope_stack_head) -> Self {
                 Self {
                     id: head.id,
                     space: head.space,
                     stack_start: head.stack_start,
                     pid: head.tgid,
-                    user: head.kind != types::stack_kind::STACK_KERNEL.0,
-                    has_frames: head.kind != types::stack_kind::STACK_SPACE.0,
+                    user: head.kind != types::kscope_stack_kind::STACK_KERNEL.0,
+                    has_frames: head.kind != types::kscope_stack_kind::STACK_SPACE.0,
                 }
-            }
-        }
-        /// An entry of the map `stacks`.
-        #[allow(dead_code)]
-        fn stack_count((key, value): &(types::stack_key, types::stack_value)) -> $crate::stack::Counted {
-            $crate::stack::Counted {
-                kernel: key.kernel,
-                user: key.user,
-                pid: key.tgid,
-                tid: (key.tid != 0).then_some(key.tid),
-                comm: $crate::escape::c_bytes(&key.comm).to_vec(),
-                count: value.count,
-                total_ns: value.total_ns,
             }
         }
     };
 }
 
-/// See `stack_types!`.
-///
-/// # Errors
-/// The kernel's.
-pub fn slots<S: Plain + Default + 'static>(map: &Map<'_>, slot: fn(S) -> Slot) -> Result<Slots, Error> {
+/// To look up what the programs know of a process's address space, in the map `stack_slots`.
+fn slots<B: HasStacks>(map: MapHandle) -> Slots {
     let slots = map.max_entries().max(1);
-    let map = MapHandle::try_from(map).map_err(session::bpf_error("the map stack_slots"))?;
-    Ok(Box::new(move |pid| {
+    Box::new(move |pid| {
         let bytes = map.lookup(&(pid % slots).to_ne_bytes(), MapFlags::ANY).ok()??;
-        Some(slot(crate::record::<S>(&bytes).ok()?.0))
-    }))
+        Some(crate::record::<B::Slot>(&bytes).ok()?.0.into())
+    })
 }
 
 /// What a stack's record begins with.
@@ -441,37 +467,46 @@ struct Cut {
     user: bool,
 }
 
-impl Row for Stack {
-    const TYPE: &'static str = "stack";
-    const FIELDS: &'static [Field<Self>] = &[
-        Field::new("pid", Kind::Uint, "Process id", |r: &Self| Value::Uint(r.counted.pid.into())),
-        Field::new("tid", Kind::Uint, "Thread id, if threads are told apart", |r: &Self| {
-            r.counted.tid.map_or(Value::Null, |tid| Value::Uint(tid.into()))
-        })
-        .nullable(),
-        Field::new("comm", Kind::Bytes, "Name of the thread", |r: &Self| Value::Bytes(&r.counted.comm)),
-        Field::new("count", Kind::Uint, "How often it was seen", |r: &Self| Value::Uint(r.counted.count)),
-        Field::new("total_us", Kind::Float, "Microseconds in all, of tools that measure time", |r: &Self| {
-            if r.timed { Value::Float(r.counted.total_ns as f64 / 1000.0, 3) } else { Value::Null }
-        })
-        .nullable(),
-        Field::new(
+const fn field(key: &'static str, kind: Kind, nullable: bool, help: &'static str) -> Field {
+    Field { key, kind, nullable, help, title: "", width: 0 }
+}
+
+impl Fields for Stack {
+    const FIELDS: &'static [Field] = &[
+        field("pid", Kind::Uint, false, "Process id"),
+        field("tid", Kind::Uint, true, "Thread id, if threads are told apart"),
+        field("comm", Kind::Bytes, false, "Name of the thread"),
+        field("count", Kind::Uint, false, "How often it was seen"),
+        field("total_us", Kind::Float, true, "Microseconds in all, of tools that measure time"),
+        field(
             "kernel",
             Kind::Array,
+            false,
             "Frames of the kernel, innermost first: address, symbol, offset_bytes from the function's beginning \
              (without a symbol, from the file's), module, inlined, unknown_reason",
-            |r: &Self| Value::Json(r.kernel.iter().map(Frame::json).collect()),
         ),
-        Field::new("user", Kind::Array, "Frames of user space, likewise", |r: &Self| {
-            Value::Json(r.user.iter().map(Frame::json).collect())
-        }),
-        Field::new(
-            "truncated",
-            Kind::Bool,
-            "Whether a stack is as deep as the limit, and may go on",
-            |r: &Self| Value::Bool(r.cut.kernel || r.cut.user),
-        ),
+        field("user", Kind::Array, false, "Frames of user space, likewise"),
+        field("truncated", Kind::Bool, false, "Whether a stack is as deep as the limit, and may go on"),
     ];
+
+    fn value(&self, at: usize) -> Value<'_> {
+        match at {
+            0 => self.counted.pid.into(),
+            1 => self.counted.tid.into(),
+            2 => Value::Bytes(&self.counted.comm),
+            3 => self.counted.count.into(),
+            4 if self.timed => Value::Float(self.counted.total_ns as f64 / 1000.0, 3),
+            5 => Value::Json(self.kernel.iter().map(Frame::json).collect()),
+            6 => Value::Json(self.user.iter().map(Frame::json).collect()),
+            7 => Value::Bool(self.cut.kernel || self.cut.user),
+            _ => Value::Null,
+        }
+    }
+}
+
+impl Row for Stack {
+    const TYPE: &'static str = "stack";
+    const TABLE: &'static [Shown] = &[];
 }
 
 impl Stack {
@@ -572,7 +607,7 @@ pub struct Meaning {
 }
 
 /// The files that were asked for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Files {
     svg: Option<NewFile>,
     pprof: Option<NewFile>,
@@ -620,6 +655,8 @@ pub struct Stacks {
     /// The thread wants to know when all that the programs have sent by now has been read.
     wants_all: Arc<EventFd>,
     depth: u32,
+    wants_kernel: bool,
+    wants_user: bool,
     named: RefCell<HashMap<u64, Named>>,
 }
 
@@ -638,15 +675,14 @@ struct Named {
     program: Option<Arc<str>>,
 }
 
-/// For [`Session::stream_following`]: lets go of what belongs to processes that have ended, once the last of their
+/// For the session: lets go of what belongs to processes that have ended, once the last of their
 /// stacks was read.
-pub struct Ends<'a, F> {
+pub(crate) struct Ends<'a> {
     stacks: &'a Stacks,
     is_asked: bool,
-    at_end: Option<F>,
 }
 
-impl<F: FnOnce()> Follow for Ends<'_, F> {
+impl Follow for Ends<'_> {
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
         vec![self.stacks.wants_all.as_fd()]
     }
@@ -662,12 +698,6 @@ impl<F: FnOnce()> Follow for Ends<'_, F> {
             }
         }
         Ok(Vec::new())
-    }
-
-    fn end(&mut self) {
-        if let Some(end) = self.at_end.take() {
-            end();
-        }
     }
 }
 
@@ -693,15 +723,28 @@ impl Stacks {
     ///
     /// # Errors
     /// The kernel's, or [`Error::Usage`] of the options.
-    pub fn start(options: &StackOutput, namer: Namer, taken: Taken, slots: Slots) -> Result<Self, Error> {
+    pub(crate) fn start<B: HasStacks>(
+        options: &StackOutput,
+        namer: Namer,
+        taken: Taken,
+        slots_map: MapHandle,
+    ) -> Result<Self, Error> {
+        let slots = slots::<B>(slots_map);
         let eventfd = || EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let eventfd = || eventfd().map(Arc::new).map_err(Error::system("eventfd"));
         let (fd, wants_all) = (eventfd()?, eventfd()?);
         let (thread, messages) = mpsc::channel();
         let builder = thread::Builder::new().name("symbols".into());
         let asking = wants_all.clone();
-        let stacks =
-            Self { thread, wake: fd.clone(), wants_all, depth: options.depth()?, named: RefCell::default() };
+        let stacks = Self {
+            thread,
+            wake: fd.clone(),
+            wants_all,
+            depth: options.depth()?,
+            wants_kernel: !options.user_stacks_only,
+            wants_user: !options.kernel_stacks_only,
+            named: RefCell::default(),
+        };
         let run = move || {
             let mut symbols = Symbols::new(namer);
             symbols.spaces().watch(slots);
@@ -723,9 +766,9 @@ impl Stacks {
         Ok(stacks)
     }
 
-    /// What [`Session::stream_following`] takes, with what is to be done just before the programs are detached.
-    pub fn ends<F: FnOnce()>(&self, at_end: F) -> Ends<'_, F> {
-        Ends { stacks: self, is_asked: false, at_end: Some(at_end) }
+    /// What the session follows.
+    pub(crate) fn ends(&self) -> Ends<'_> {
+        Ends { stacks: self, is_asked: false }
     }
 
     fn send(&self, message: Message) -> Result<(), Error> {
@@ -733,12 +776,12 @@ impl Stacks {
         wake(&self.wake)
     }
 
-    /// A record of the ring buffer, of which `H` is the skeleton's type.
+    /// A record of the ring buffer.
     ///
     /// # Errors
     /// The thread has ended.
-    pub fn record<H: Plain + Default + Into<Head>>(&self, record: &[u8]) -> Result<(), Error> {
-        let (head, frames) = crate::record::<H>(record)?;
+    pub(crate) fn record<B: HasStacks>(&self, record: &[u8]) -> Result<(), Error> {
+        let (head, frames) = crate::record::<B::Head>(record)?;
         self.send(Message::Record(head.into(), frames.to_vec()))
     }
 
@@ -797,7 +840,13 @@ impl Stacks {
         }
         let of = |id: u64| named.get(&id).cloned().unwrap_or_default();
         let (kernel, user) = (of(kernel), of(user));
-        Ok(EventFrames { cut: self.cut(&kernel, &user), kernel: kernel.frames, user: user.frames })
+        Ok(EventFrames {
+            cut: self.cut(&kernel, &user),
+            kernel: kernel.frames,
+            user: user.frames,
+            wants_kernel: self.wants_kernel,
+            wants_user: self.wants_user,
+        })
     }
 }
 
@@ -1091,7 +1140,7 @@ pub fn print(
     }
     let lines: Vec<String> = folded.iter().map(|(stack, value)| format!("{stack} {value}")).collect();
     if out.is_json() {
-        stacks.iter().try_for_each(|stack| out.row(&Columns::new(&[]), stack))?;
+        stacks.iter().try_for_each(|stack| out.row(stack))?;
     } else if options.folded {
         lines.iter().try_for_each(|line| out.text(line))?;
     } else {

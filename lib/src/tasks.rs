@@ -48,8 +48,11 @@ pub fn choose(object: &mut OpenObject, kernel: &Kernel, values: &str, of: Of<'_>
             map.set_autocreate(wanted).map_err(session::bpf_error(format!("the map {name}")))?;
         }
     }
-    session::set_max_entries(object, &hash_map, entries())?;
-    Ok(storage)
+    if session::set_max_entries(object, &hash_map, entries())? {
+        Ok(storage)
+    } else {
+        Err(Error::Mistake(format!("there is no map {hash_map}")))
+    }
 }
 
 /// Whether new values are made by allocators that may be called with the lock of a run queue held: from 6.4 on.

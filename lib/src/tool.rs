@@ -13,59 +13,142 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::Error;
+use crate::bpf::Bpf;
+use crate::bpf::Storage;
 use crate::cli;
-use crate::cli::Common;
+use crate::cli::Shared;
 use crate::command;
 use crate::escape::escape;
 use crate::json;
 use crate::names;
 use crate::row::RowInfo;
+use crate::row::Rows;
 use crate::signals;
 
+mod opened;
+mod stacks;
+mod summaries;
+mod tracing;
+
+pub use opened::Opened;
+pub use opened::Values;
+pub use summaries::Histograms;
+pub use summaries::Source;
+pub use tracing::Done;
+pub use tracing::Tracing;
+
 /// A tool, made of its arguments.
-pub trait Trace: Parser {
-    /// The tool's name: that of its folder, its binary and its BPF object.
-    const NAME: &'static str;
-    /// The part of the kernel that it looks at, as `kscope list` groups it.
-    const SUBSYSTEM: &'static str;
-    /// Other names by which it may be called, and the arguments that each stands for.
-    const ALIASES: &'static [(&'static str, &'static [&'static str])] = &[];
-
-    /// The options of every tool.
-    fn common(&self) -> &Common;
-
+pub trait Tool: Parser {
+    /// What the suite knows of it.
+    const INFO: Info;
+    /// Its BPF object.
+    type Bpf: Bpf;
     /// The kinds of rows that it prints.
-    fn rows() -> Vec<RowInfo>;
+    type Rows: Rows;
+
+    /// Those of its arguments that the library acts on.
+    fn shared(&self) -> Shared<'_>;
+
+    /// Refuse what can be refused before anything is opened, and let arguments stand for others.
+    ///
+    /// # Errors
+    /// [`Error::Usage`], above all.
+    fn begin(&mut self) -> anyhow::Result<Begin> {
+        Ok(Begin::Trace)
+    }
 
     /// Trace, until the end.
     ///
     /// # Errors
     /// One sentence that says what to do.
-    fn run(self) -> anyhow::Result<()>;
+    fn run(self, bpf: Opened<'_, Self::Bpf>) -> anyhow::Result<Done>;
+}
+
+/// Whether there is something to trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// There is.
+    Trace,
+    /// All that was asked for has been printed.
+    Done,
+}
+
+/// What the suite knows of a tool.
+#[derive(Clone, Copy, Debug)]
+pub struct Info {
+    pub(crate) name: &'static str,
+    subsystem: Subsystem,
+    aliases: &'static [Alias],
+}
+
+/// Another name by which a tool may be called, and the arguments that it stands for.
+pub type Alias = (&'static str, &'static [&'static str]);
+
+impl Info {
+    /// The name is that of the tool's folder, its binary and its BPF object.
+    pub const fn new(name: &'static str, subsystem: Subsystem) -> Self {
+        Self { name, subsystem, aliases: &[] }
+    }
+
+    /// The same, with other names.
+    pub const fn aliases(mut self, aliases: &'static [Alias]) -> Self {
+        self.aliases = aliases;
+        self
+    }
+}
+
+/// The part of the system that a tool looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Subsystem {
+    Applications,
+    BlockIo,
+    Cpu,
+    FileSystems,
+    Network,
+    Processes,
+    Security,
+    SystemCalls,
+}
+
+impl Subsystem {
+    /// As `kscope list` groups tools by it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Applications => "applications",
+            Self::BlockIo => "block I/O",
+            Self::Cpu => "CPU",
+            Self::FileSystems => "file systems",
+            Self::Network => "network",
+            Self::Processes => "processes",
+            Self::Security => "security",
+            Self::SystemCalls => "system calls",
+        }
+    }
 }
 
 /// A tool, as a table of tools holds it.
-pub struct Tool {
+pub struct Entry {
     /// Its name.
     pub name: &'static str,
-    /// The part of the kernel that it looks at.
+    /// The part of the system that it looks at.
     pub subsystem: &'static str,
-    /// Its other names, each with the arguments that it stands for.
-    pub aliases: &'static [(&'static str, &'static [&'static str])],
+    /// Its other names.
+    pub aliases: &'static [Alias],
     command: fn() -> Command,
     rows: fn() -> Vec<RowInfo>,
-    run: fn(&Tool, &clap::ArgMatches) -> anyhow::Result<()>,
+    run: fn(&Entry, &clap::ArgMatches) -> anyhow::Result<()>,
 }
 
-impl Tool {
+impl Entry {
     /// The tool `T`.
-    pub const fn of<T: Trace>() -> Self {
+    pub const fn of<T: Tool>() -> Self {
         Self {
-            name: T::NAME,
-            subsystem: T::SUBSYSTEM,
-            aliases: T::ALIASES,
+            name: T::INFO.name,
+            subsystem: T::INFO.subsystem.name(),
+            aliases: T::INFO.aliases,
             command: T::command,
-            rows: T::rows,
+            rows: T::Rows::infos,
             run: run::<T>,
         }
     }
@@ -128,7 +211,7 @@ impl Tool {
 macro_rules! tool {
     ($args:ty) => {
         /// The tool, for the table of tools.
-        pub static TOOL: $crate::Tool = $crate::Tool::of::<$args>();
+        pub static TOOL: $crate::tool::Entry = $crate::tool::Entry::of::<$args>();
 
         /// Run it.
         pub fn main() -> std::process::ExitCode {
@@ -137,9 +220,9 @@ macro_rules! tool {
     };
 }
 
-fn run<T: Trace>(tool: &Tool, matches: &clap::ArgMatches) -> anyhow::Result<()> {
-    let args = T::from_arg_matches(matches)?;
-    if args.common().json_schema {
+fn run<T: Tool>(tool: &Entry, matches: &clap::ArgMatches) -> anyhow::Result<()> {
+    let mut args = T::from_arg_matches(matches)?;
+    if args.shared().common.json_schema {
         let mut stdout = io::stdout().lock();
         let schema = json::schema(tool.name, &tool.rows());
         return json::write_line(&mut stdout, &schema).map_err(|e| Error::output(e).into());
@@ -154,7 +237,12 @@ fn run<T: Trace>(tool: &Tool, matches: &clap::ArgMatches) -> anyhow::Result<()> 
         command::give(words.cloned().collect())?;
     }
     signals::catch().map_err(Error::system("catching signals"))?;
-    args.run()
+    if args.begin()? == Begin::Done {
+        return Ok(());
+    }
+    let mut storage = Storage::uninit();
+    let opened = Opened::open(T::INFO.name, args.shared(), &mut storage)?;
+    args.run(opened).map(drop)
 }
 
 /// Help and versions go to stdout, errors to stderr as one sentence.

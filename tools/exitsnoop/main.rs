@@ -1,34 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! exitsnoop: print each process that ends, and how.
 
-use std::mem::MaybeUninit;
-
-use clap::Parser;
-use kscope::Columns;
-use kscope::Hooks;
-use kscope::Kernel;
-use kscope::Session;
-use kscope::Trace;
-use kscope::cli::Buffer;
-use kscope::cli::CgroupColumn;
-use kscope::cli::Common;
-use kscope::cli::Filter;
-use kscope::escape::c_bytes;
 use kscope::names;
-use kscope::row::Field;
-use kscope::row::Kind;
-use kscope::row::Row;
-use kscope::row::RowInfo;
-use kscope::row::Value;
-use kscope::session;
-use kscope::time::Wall;
-use libbpf_rs::skel::OpenSkel as _;
-use libbpf_rs::skel::Skel as _;
+use kscope::prelude::*;
 
-kscope::skeleton!("exitsnoop");
-use types::exitsnoop_event as Record;
-
-kscope::records!(Record: 72);
+kscope::bpf!("exitsnoop");
+use bpf::types::exitsnoop_event as Event;
 
 kscope::tool!(Exitsnoop);
 
@@ -43,174 +20,117 @@ struct Exitsnoop {
     /// Print each thread, rather than each process; --tid does so too
     #[arg(short = 'T', long)]
     threaded: bool,
-    /// Print the user id
-    #[arg(short = 'U', long = "print-uid")]
-    print_uid: bool,
     #[command(flatten)]
-    cgroup: CgroupColumn,
+    uid: UidColumn,
     #[command(flatten)]
-    filter: Filter,
-    #[command(flatten)]
-    buffer: Buffer,
-    #[command(flatten)]
-    common: Common,
+    shared: Snoop,
 }
 
 /// One process, or thread, that has ended.
+#[derive(Row)]
+#[row(type = "event", table = "TIME? UID? PCOMM PID PPID TID AGE(s) CGROUP? EXIT_CODE")]
 struct Exit {
+    /// When it ended
+    #[row(column = "TIME")]
     time: Wall,
-    record: Record,
-    thread: bool,
-    cgroup: Vec<u8>,
-}
-
-/// How it ended, as wait(2) encodes it.
-enum Status {
-    /// A kernel thread: nobody waits for it.
-    None,
-    Code(u32),
-    Signal(u32),
+    /// What ended: process, or with -T thread
+    kind: &'static str,
+    /// Real user id
+    #[row(also(
+        column = "UID",
+        width = 7,
+        help = "User id: the real one; /, and the effective one if it differs",
+        value = Self::uids
+    ))]
+    uid: Uid,
+    /// Name of the process; with -T, of the thread
+    #[row(column = "PCOMM")]
+    comm: Comm,
+    /// Process id
+    #[row(column = "PID")]
+    pid: Pid,
+    /// Process id of the parent when it ended
+    #[row(column = "PPID")]
+    ppid: Pid,
+    /// Thread id; of a process, its own id
+    #[row(column = "TID")]
+    tid: Tid,
+    /// Seconds since it was made
+    #[row(column = "AGE(s)", width = 8, decimals = 2)]
+    age_s: f64,
+    /// Path of the cgroup (version 2)
+    #[row(column = "CGROUP", width = 30)]
+    #[row(also(column = "EXIT_CODE", help = "0, the status, or the signal", value = Self::status))]
+    cgroup: Option<Vec<u8>>,
+    /// Exit status; null after a signal
+    exit_code: Option<u32>,
+    /// Number of the signal that ended it
+    signal: Option<u32>,
+    /// Name of that signal
+    signal_name: Option<Signal>,
+    /// Whether it left a core dump
+    core_dumped: bool,
+    /// Whether it was the kernel's own: it has no status
+    kernel_thread: bool,
+    /// Effective user id
+    euid: Uid,
 }
 
 impl Exit {
-    fn age_s(&self) -> f64 {
-        self.record.time_ns.saturating_sub(self.record.start_ns) as f64 / 1e9
+    fn uids(&self) -> Value<'_> {
+        Value::String(names::uids(self.uid.0, self.euid.0))
     }
 
-    fn status(&self) -> Status {
-        match self.record.exit_code & 0x7f {
-            _ if self.record.kernel != 0 => Status::None,
-            0 => Status::Code(self.record.exit_code >> 8 & 0xff),
-            signal => Status::Signal(signal),
-        }
-    }
-
-    fn code(&self) -> Value<'_> {
-        if let Status::Code(code) = self.status() { Value::Uint(code.into()) } else { Value::Null }
-    }
-
-    fn signal(&self) -> Value<'_> {
-        if let Status::Signal(signal) = self.status() { Value::Uint(signal.into()) } else { Value::Null }
-    }
-
-    fn signal_name(&self) -> Value<'_> {
-        if let Status::Signal(signal) = self.status() {
-            Value::String(names::signal(signal))
-        } else {
-            Value::Null
-        }
-    }
-
-    fn core_dumped(&self) -> bool {
-        matches!(self.status(), Status::Signal(_)) && self.record.exit_code & 0x80 != 0
-    }
-
-    fn shown(&self) -> Value<'_> {
-        match self.status() {
-            Status::None => Value::Null,
-            Status::Code(0) => Value::Text("0"),
-            Status::Code(code) => Value::String(format!("code {code}")),
-            Status::Signal(signal) => {
-                let core = if self.core_dumped() { ", core dumped" } else { "" };
+    fn status(&self) -> Value<'_> {
+        match (self.exit_code, self.signal) {
+            (Some(0), _) => Value::Text("0"),
+            (Some(code), _) => Value::String(format!("code {code}")),
+            (None, Some(signal)) => {
+                let core = if self.core_dumped { ", core dumped" } else { "" };
                 Value::String(format!("signal {signal} ({}{core})", names::signal(signal)))
             }
+            (None, None) => Value::Null,
         }
     }
 }
 
-impl Row for Exit {
-    const TYPE: &'static str = "event";
-    const FIELDS: &'static [Field<Self>] = &[
-        Field::new("time", Kind::Time, "When it ended", |r: &Self| Value::Time(r.time)).column("TIME", 9),
-        Field::new("kind", Kind::Text, "What ended: process, or with -T thread", |r: &Self| {
-            Value::Text(if r.thread { "thread" } else { "process" })
-        }),
-        Field::new("uid", Kind::Uint, "Real user id", |r: &Self| Value::Uint(r.record.uid.into())),
-        Field::table_only(
-            "UID",
-            7,
-            "User id: the real one; /, and the effective one if it differs",
-            |r: &Self| Value::String(names::uids(r.record.uid, r.record.euid)),
-        ),
-        Field::new("comm", Kind::Bytes, "Name of the process; with -T, of the thread", |r: &Self| {
-            Value::Bytes(c_bytes(&r.record.comm))
-        })
-        .column("PCOMM", 17),
-        Field::new("pid", Kind::Uint, "Process id", |r: &Self| Value::Uint(r.record.tgid.into()))
-            .column("PID", 8),
-        Field::new("ppid", Kind::Uint, "Process id of the parent when it ended", |r: &Self| {
-            Value::Uint(r.record.ppid.into())
-        })
-        .column("PPID", 8),
-        Field::new("tid", Kind::Uint, "Thread id; of a process, its own id", |r: &Self| {
-            Value::Uint(r.record.tid.into())
-        })
-        .column("TID", 8),
-        Field::new("age_s", Kind::Float, "Seconds since it was made", |r: &Self| Value::Float(r.age_s(), 2))
-            .column("AGE(s)", 8),
-        Field::cgroup(|r: &Self| Value::known(&r.cgroup)),
-        Field::table_only("EXIT_CODE", 0, "0, the status, or the signal", Self::shown),
-        Field::new("exit_code", Kind::Uint, "Exit status; null after a signal", Self::code).nullable(),
-        Field::new("signal", Kind::Uint, "Number of the signal that ended it", Self::signal).nullable(),
-        Field::new("signal_name", Kind::Text, "Name of that signal", Self::signal_name).nullable(),
-        Field::new("core_dumped", Kind::Bool, "Whether it left a core dump", |r: &Self| {
-            Value::Bool(r.core_dumped())
-        }),
-        Field::new("kernel_thread", Kind::Bool, "Whether it was the kernel's own: it has no status", |r| {
-            Value::Bool(r.record.kernel != 0)
-        }),
-        Field::new("euid", Kind::Uint, "Effective user id", |r: &Self| Value::Uint(r.record.euid.into())),
-    ];
-}
+impl Tool for Exitsnoop {
+    const INFO: Info = Info::new("exitsnoop", Subsystem::Processes);
+    type Bpf = bpf::Object;
+    type Rows = (Exit,);
 
-impl Trace for Exitsnoop {
-    const NAME: &'static str = "exitsnoop";
-    const SUBSYSTEM: &'static str = "processes";
-
-    fn common(&self) -> &Common {
-        &self.common
+    fn shared(&self) -> Shared<'_> {
+        Shared::from(&self.shared).uid(&self.uid)
     }
 
-    fn rows() -> Vec<RowInfo> {
-        vec![RowInfo::of::<Exit>()]
-    }
-
-    fn run(self) -> anyhow::Result<()> {
-        let mut storage = MaybeUninit::uninit();
-        let mut open = session::open(ExitsnoopSkelBuilder::default(), &mut storage, &self.common)?;
-        let kernel = Kernel::new()?;
-        let thread = self.threaded || !self.filter.tid.is_empty();
-        if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
-            kscope::set_filter!(rodata, &self.filter);
-            rodata.threads = thread;
-            rodata.failed_only = self.failed;
-            rodata.want_cgroup = self.common.json || self.cgroup.print_cgroup;
-            rodata.passes_group_dead = kernel.tracepoint_args("sched_process_exit") == Some(2);
-        }
-        session::set_buffer(open.open_object_mut(), &self.buffer)?;
-        let taken = Hooks::new().choose(open.open_object_mut(), &kernel)?;
-        drop(kernel);
-        let skeleton = session::load(open)?;
-        let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
-
-        let columns = self.columns();
-        session.out().header(&columns)?;
-        let mut cgroups = names::Cgroups::of(skeleton.object())?;
-        session.stream(&skeleton.maps.events, |bytes, out| {
-            let (record, _) = kscope::record::<Record>(bytes)?;
-            let (time, cgroup) = (out.clock().wall(record.time_ns), cgroups.path(record.cgroup));
-            Ok(out.row(&columns, &Exit { time, record, thread, cgroup })?)
-        })?;
-        Ok(session.finish()?)
-    }
-}
-
-impl Exitsnoop {
-    fn columns(&self) -> Columns<Exit> {
-        let mut titles = vec!["PCOMM", "PID", "PPID", "TID", "AGE(s)", "EXIT_CODE"];
-        titles.extend(self.common.timestamps.map(|_| "TIME"));
-        titles.extend(self.print_uid.then_some("UID"));
-        titles.extend(self.cgroup.print_cgroup.then_some("CGROUP"));
-        Columns::new(&titles)
+    fn run(self, mut bpf: Opened<'_, Self::Bpf>) -> anyhow::Result<Done> {
+        let threads = self.threaded || !self.shared.filter.tid.is_empty();
+        bpf.rodata().passes_group_dead = bpf.kernel().tracepoint_args("sched_process_exit") == Some(2);
+        bpf.rodata().threads = threads;
+        bpf.rodata().failed_only = self.failed;
+        let kind = if threads { "thread" } else { "process" };
+        bpf.attach(Hooks::new())?.stream::<Exit, _>(|event: &Event, _, out| {
+            // As wait(2) encodes it.
+            let (is_user, signal) = (event.kernel == 0, event.exit_code & 0x7f);
+            let by_signal = (is_user && signal != 0).then_some(signal);
+            let exit = Exit {
+                time: out.time(event.time_ns),
+                kind,
+                uid: Uid(event.uid),
+                comm: Comm(event.comm),
+                pid: Pid(event.tgid),
+                ppid: Pid(event.ppid),
+                tid: Pid(event.tid),
+                age_s: event.time_ns.saturating_sub(event.start_ns) as f64 / 1e9,
+                cgroup: out.cgroup(event.cgroup),
+                exit_code: (is_user && signal == 0).then_some(event.exit_code >> 8 & 0xff),
+                signal: by_signal,
+                signal_name: by_signal.map(Signal),
+                core_dumped: by_signal.is_some() && event.exit_code & 0x80 != 0,
+                kernel_thread: !is_user,
+                euid: Uid(event.euid),
+            };
+            Ok(out.row(&exit)?)
+        })
     }
 }

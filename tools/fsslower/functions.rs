@@ -2,14 +2,18 @@
 //! What there is to hook: the functions of each file system, and the system calls.
 
 use kscope::Hooks;
+use kscope::hooks::Hook;
 use kscope::syscalls;
 use kscope::syscalls::Abi;
+use kscope::tool::Alias;
 
-use super::types::fsslower_form as Form;
-use super::types::fsslower_op as Op;
+use super::bpf::hooks;
+use super::bpf::types::fsslower_form as Form;
+use super::bpf::types::fsslower_op as Op;
 
 /// The hooks of functions, and the operation's place in [`Functions`].
-pub(crate) const HOOKS: [(&str, usize); 4] = [("read", 0), ("write", 1), ("open", 2), ("fsync", 3)];
+pub(crate) const HOOKS: [(Hook, usize); 4] =
+    [(hooks::READ, 0), (hooks::WRITE, 1), (hooks::OPEN, 2), (hooks::FSYNC, 3)];
 
 /// A type of file systems: its names in /proc/filesystems, and what reads, writes, opens and syncs its files.
 type Functions = (&'static [&'static str], [&'static [&'static str]; 4]);
@@ -43,7 +47,7 @@ const FUNCTIONS: [Functions; 8] = [
 ];
 
 /// The names by which bcc and libbpf-tools know the tool for one type.
-pub(crate) const ALIASES: &[(&str, &[&str])] = &[
+pub(crate) const ALIASES: &[Alias] = &[
     ("bcachefsslower", &["--type", "bcachefs"]),
     ("btrfsslower", &["--type", "btrfs"]),
     ("ext4slower", &["--type", "ext4"]),
@@ -74,7 +78,7 @@ pub(crate) fn type_words(name: &str) -> [u64; 2] {
 /// Hook the functions of a type, if it is known.
 pub(crate) fn at(hooks: Hooks, name: &str) -> Option<Hooks> {
     let (_, functions) = known(name)?;
-    Some(HOOKS.iter().fold(hooks, |hooks, (hook, at)| hooks.at(hook, functions[*at])))
+    Some(HOOKS.iter().fold(hooks, |hooks, (hook, at)| hooks.at(*hook, functions[*at])))
 }
 
 /// The system calls, by number: of 64-bit callers in the lower half, of 32-bit ones in the upper.

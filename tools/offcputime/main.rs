@@ -1,32 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! offcputime: the time that threads spend off the CPU, by stack, as libbpf-tools' and bcc's offcputime do.
 
-use std::mem::MaybeUninit;
 use std::time::Duration;
 
-use clap::Parser;
-use kscope::Hooks;
-use kscope::Kernel;
-use kscope::Session;
-use kscope::Trace;
 use kscope::cli;
 use kscope::cli::Common;
 use kscope::cli::Filter;
-use kscope::maps;
-use kscope::row::RowInfo;
-use kscope::session;
-use kscope::stack;
+use kscope::prelude::*;
 use kscope::stack::Meaning;
 use kscope::stack::Stack;
 use kscope::stack::StackOutput;
-use kscope::stack::Stacks;
-use kscope::tasks;
 use kscope::time;
-use libbpf_rs::skel::OpenSkel as _;
-use libbpf_rs::skel::Skel as _;
 
-kscope::skeleton!("offcputime");
-kscope::stack_types!();
+kscope::bpf!("offcputime");
+use bpf::hooks;
+use bpf::maps;
 
 kscope::tool!(Offcputime);
 
@@ -64,73 +52,31 @@ struct Offcputime {
     common: Common,
 }
 
-impl Trace for Offcputime {
-    const NAME: &'static str = "offcputime";
-    const SUBSYSTEM: &'static str = "CPU";
+impl Tool for Offcputime {
+    const INFO: Info = Info::new("offcputime", Subsystem::Cpu);
+    type Bpf = bpf::Object;
+    type Rows = (Stack,);
 
-    fn common(&self) -> &Common {
-        &self.common
+    fn shared(&self) -> Shared<'_> {
+        Shared::of(&self.common).filter(&self.filter).stacks(&self.stacks)
     }
 
-    fn rows() -> Vec<RowInfo> {
-        vec![RowInfo::of::<Stack>()]
-    }
-
-    fn run(mut self) -> anyhow::Result<()> {
+    fn begin(&mut self) -> anyhow::Result<Begin> {
         self.common.duration = self.time.or(self.common.duration);
-        let namer = self.stacks.namer()?;
-        let mut storage = MaybeUninit::uninit();
-        let mut open = session::open(OffcputimeSkelBuilder::default(), &mut storage, &self.common)?;
-        let kernel = Kernel::new()?;
-        let hooks = self.stacks.hooks(Hooks::new().without(&["flush"]));
-        let taken = hooks.choose(open.open_object_mut(), &kernel)?;
-        let task_storage = tasks::choose(open.open_object_mut(), &kernel, "starts", tasks::Of::Any(&taken))?;
-        open.progs.flush.set_autoload(true);
-        if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
-            kscope::set_filter!(rodata, &self.filter);
-            kscope::set_stacks!(rodata, &self.stacks);
-            rodata.task_storage = task_storage;
-            rodata.sched_switch_state_second = !kernel.tracepoint_arg_is_pointer("sched_switch", 1);
-            rodata.user_threads_only = self.user_threads_only;
-            rodata.kernel_threads_only = self.kernel_threads_only;
-            rodata.min_ns = self.min_block_time.saturating_mul(1000);
-            rodata.max_ns = self.max_block_time.map_or(u64::MAX, |us| us.saturating_mul(1000));
-            rodata.wanted_state = self.state.unwrap_or(-1);
-        }
-        drop(kernel);
-        self.stacks.size_maps(open.open_object_mut())?;
-        let mut skeleton = session::load(open)?;
-        let files = self.stacks.create_files(&self.common)?;
-        let mut flush = None;
-        let attach = |object: &_| {
-            flush = Some(session::Iterator::new(object, "flush")?);
-            Ok(Vec::new())
-        };
-        let keep = &self.stacks.capabilities();
-        let mut session =
-            Session::start_with(Self::NAME, &self.common, skeleton.object(), &taken, keep, attach)?;
-        let slots = stack_slots(&skeleton.maps.stack_slots)?;
-        let stacks = Stacks::start(&self.stacks, namer, stack::Taken::InHook, slots)?;
-        session.banner("Tracing time off the CPU; Ctrl-C ends it.");
+        Ok(Begin::Trace)
+    }
 
-        let bss = skeleton.maps.bss_data.as_deref_mut();
-        let end = || {
-            if let Some(bss) = bss {
-                bss.ended_ns = time::monotonic_ns();
-            }
-        };
-        let on_record = |record: &[u8], _: &mut _| Ok(stacks.record::<types::stack_head>(record)?);
-        session.stream_following(&mut stacks.ends(end), &skeleton.maps.events, on_record)?;
-        if self.common.dry_run {
-            return Ok(session.finish()?);
-        }
-        let duration = session.elapsed();
-        if let Some(flush) = flush {
-            flush.run()?;
-        }
-        let counted = maps::entries(&skeleton.maps.stacks)?.iter().map(stack_count).collect();
-        let named = stacks.named(counted, true)?;
-        stack::print(session.out(), &named, &self.stacks, files, &MEANING, duration)?;
-        Ok(session.finish()?)
+    fn run(self, mut bpf: Opened<'_, Self::Bpf>) -> anyhow::Result<Done> {
+        bpf.task_values(maps::STARTS_HASH, Values::Any)?;
+        bpf.flush_at_end(hooks::FLUSH);
+        let rodata = bpf.rodata();
+        rodata.user_threads_only = self.user_threads_only;
+        rodata.kernel_threads_only = self.kernel_threads_only;
+        rodata.min_ns = self.min_block_time.saturating_mul(1000);
+        rodata.max_ns = self.max_block_time.map_or(u64::MAX, |us| us.saturating_mul(1000));
+        rodata.wanted_state = self.state.unwrap_or(-1);
+        let tracing = bpf.attach(Hooks::new().without(&[hooks::FLUSH]))?;
+        tracing.banner("Tracing time off the CPU; Ctrl-C ends it.");
+        tracing.stacks(&MEANING, |bss| bss.ended_ns = time::monotonic_ns(), None)
     }
 }

@@ -61,7 +61,7 @@ static __always_inline void leave(bool btf, __u64 *ctx, struct task_struct *prev
 
 static __always_inline void add(struct offcputime_start *start, __u64 now)
 {
-	struct stack_key key = {};
+	struct kscope_stack_key key = {};
 	__u64 since = start->ns;
 
 	start->ns = 0;

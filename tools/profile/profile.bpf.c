@@ -20,7 +20,7 @@ int sample(struct bpf_perf_event_data *ctx)
 {
 	bool kernel = is_kernel(PT_REGS_IP(&ctx->regs));
 	__u64 now = bpf_ktime_get_boot_ns();
-	struct stack_key key = {};
+	struct kscope_stack_key key = {};
 
 	if (!filter_current())
 		return 0;

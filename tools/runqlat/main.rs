@@ -1,47 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! runqlat: summarise how long tasks wait for a CPU.
 
-use std::collections::BTreeMap;
-use std::mem::MaybeUninit;
-
-use clap::Parser;
-use kscope::Error;
-use kscope::Hooks;
-use kscope::Kernel;
-use kscope::Session;
-use kscope::Trace;
-use kscope::cli::Common;
-use kscope::cli::Filter;
-use kscope::cli::Interval;
-use kscope::cli::Metrics;
+use kscope::cli::HistArgs;
 use kscope::escape::c_bytes;
 use kscope::escape::escape;
-use kscope::hist;
 use kscope::hist::Hist;
+use kscope::hist::IntervalEnd;
 use kscope::hist::Measured;
-use kscope::hist::Unit;
 use kscope::intervals::Intervals;
-use kscope::intervals::Tables;
-use kscope::maps::Turns;
 use kscope::metrics::Family;
-use kscope::metrics::Label;
-use kscope::out::Out;
-use kscope::row::Field;
-use kscope::row::Kind;
-use kscope::row::Row;
-use kscope::row::RowInfo;
-use kscope::row::Value;
-use kscope::session;
-use kscope::tasks;
-use kscope::time::Wall;
-use libbpf_rs::skel::OpenSkel as _;
-use libbpf_rs::skel::Skel as _;
+use kscope::prelude::*;
+use kscope::tool::Histograms;
 
-kscope::skeleton!("runqlat");
-use types::runqlat_key as Key;
-use types::runqlat_value as Entry;
-
-kscope::records!(Key: 16, Entry: 1048);
+kscope::bpf!("runqlat");
+use bpf::maps;
+use bpf::types::runqlat_key as Key;
+use bpf::types::runqlat_value as Entry;
 
 kscope::tool!(Runqlat);
 
@@ -59,193 +33,124 @@ struct Runqlat {
     /// Print a histogram for each PID namespace
     #[arg(long = "pidnss")]
     per_pidns: bool,
-    /// Count in milliseconds
-    #[arg(short, long)]
-    milliseconds: bool,
+    #[command(flatten)]
+    hist: HistArgs,
     /// How many histograms there can be
     #[arg(long, value_name = "COUNT", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     entries: u32,
     #[command(flatten)]
-    interval: Interval,
-    #[command(flatten)]
-    filter: Filter,
-    #[command(flatten)]
-    metrics: Metrics,
-    #[command(flatten)]
-    common: Common,
+    shared: Summary,
 }
-
-const WAIT: Family = Family::histogram("wait", "How long tasks waited for a CPU");
 
 /// A histogram of one interval.
+#[derive(Row)]
+#[row(type = "histogram")]
 struct Latency {
-    time: Wall,
-    interval_s: f64,
-    pid: Option<u32>,
-    tid: Option<u32>,
+    #[row(flatten)]
+    end: IntervalEnd,
+    /// With -P: the process
+    pid: Option<Pid>,
+    /// With -L: the thread
+    tid: Option<Tid>,
+    /// With -P: name of the process; with -L: name of the thread
     comm: Option<Vec<u8>>,
+    /// With --pidnss: the PID namespace, by its inode
     pidns: Option<u32>,
-    unit: Unit,
-    hist: Hist,
-}
-
-impl Measured for Latency {
-    fn hist(&self) -> (&Hist, Unit) {
-        (&self.hist, self.unit)
-    }
-}
-
-impl Row for Latency {
-    const TYPE: &'static str = "histogram";
-    const FIELDS: &'static [Field<Self>] = &[
-        Field::new("time", Kind::Time, "The interval's end", |r: &Self| Value::Time(r.time)),
-        Field::new("interval_s", Kind::Float, "The interval's length in seconds", |r: &Self| {
-            Value::Float(r.interval_s, 3)
-        }),
-        Field::new("pid", Kind::Uint, "With -P: the process", |r: &Self| r.pid.into()).nullable(),
-        Field::new("tid", Kind::Uint, "With -L: the thread", |r: &Self| r.tid.into()).nullable(),
-        Field::new(
-            "comm",
-            Kind::Bytes,
-            "With -P: name of the process; with -L: name of the thread",
-            |r: &Self| r.comm.as_deref().into(),
-        )
-        .nullable(),
-        Field::new("pidns", Kind::Uint, "With --pidnss: the PID namespace, by its inode", |r: &Self| {
-            r.pidns.into()
-        })
-        .nullable(),
-        hist::count("Waits that ended in the interval"),
-        hist::total_us(),
-        hist::mean_us(),
-        hist::percentiles(),
-        hist::buckets(),
-    ];
-}
-
-impl Trace for Runqlat {
-    const NAME: &'static str = "runqlat";
-    const SUBSYSTEM: &'static str = "CPU";
-
-    fn common(&self) -> &Common {
-        &self.common
-    }
-
-    fn rows() -> Vec<RowInfo> {
-        vec![RowInfo::of::<Latency>()]
-    }
-
-    fn run(self) -> anyhow::Result<()> {
-        let unit = if self.milliseconds { hist::MILLISECONDS } else { hist::MICROSECONDS };
-        let exporter = self.metrics.open(Self::NAME)?;
-        let mut storage = MaybeUninit::uninit();
-        let mut open = session::open(RunqlatSkelBuilder::default(), &mut storage, &self.common)?;
-        let kernel = Kernel::new()?;
-        let taken = Hooks::new().choose(open.open_object_mut(), &kernel)?;
-        let task_storage = tasks::choose(open.open_object_mut(), &kernel, "waits", tasks::Of::Any(&taken))?;
-        if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
-            kscope::set_filter!(rodata, &self.filter);
-            rodata.task_storage = task_storage;
-            rodata.sched_switch_state_second = !kernel.tracepoint_arg_is_pointer("sched_switch", 1);
-            rodata.unit_ns = unit.ns;
-            rodata.per_process = self.per_process;
-            rodata.per_thread = self.per_thread;
-            rodata.per_pidns = self.per_pidns;
-        }
-        drop(kernel);
-        if self.is_keyed() {
-            session::set_turns_entries(open.open_object_mut(), self.entries)?;
-        }
-        let skeleton = session::load(open)?;
-        let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
-        session.export(exporter)?;
-        session.banner("Tracing waits for a CPU, until Ctrl-C.");
-
-        let maps = &skeleton.maps;
-        let mut turns = Turns::new(&maps.turn, &maps.turn_a, &maps.turn_b);
-        let (mut total, mut tables) = (Intervals::new(), Tables::new(self.entries));
-        session.intervals(&self.interval, |out| {
-            let new = if self.is_keyed() {
-                self.histograms(&mut turns)?
-            } else {
-                let now = maps.bss_data.as_deref().map(|bss| bss.total).unwrap_or_default();
-                let now = BTreeMap::from([((0, 0, 0), (Hist::new(&now.slots, now.sum_ns), None))]);
-                total.next(now).1.into_iter().map(|(id, hist)| (*id, hist)).collect()
-            };
-            out.export(|to| {
-                for ((_, _, pidns), (hist, comm)) in &new {
-                    let pidns = self.per_pidns.then(|| pidns.to_string());
-                    let mut labels: Vec<Label<'_>> = Vec::new();
-                    labels.extend(comm.as_ref().map(|comm| ("comm", comm as _)));
-                    labels.extend(pidns.as_ref().map(|pidns| ("pidns", pidns as _)));
-                    to.add_histogram(&WAIT, &labels, hist, unit);
-                }
-            });
-            tables.add(out, new, |(hist, _)| hist.count());
-            if !out.is_due() {
-                return Ok(());
-            }
-            let (interval_s, added) = tables.take();
-            out.interval_time()?;
-            let mut printed = false;
-            for ((tgid, tid, pidns), (hist, comm)) in added {
-                // One that is empty tells something only where it is the only one.
-                if hist.count() == 0 && self.is_keyed() {
-                    continue;
-                }
-                printed = true;
-                let latency = Latency {
-                    time: Wall::now(),
-                    interval_s,
-                    pid: self.per_process.then_some(tgid),
-                    tid: self.per_thread.then_some(tid),
-                    comm,
-                    pidns: self.per_pidns.then_some(pidns),
-                    unit,
-                    hist,
-                };
-                print(out, &latency)?;
-            }
-            if !printed && !out.is_json() {
-                out.text("no waits for a CPU")?;
-            }
-            Ok(())
-        })?;
-        Ok(session.finish()?)
-    }
+    #[row(flatten, helps("count" = "Waits that ended in the interval"))]
+    waits: Measured,
 }
 
 /// Process, thread and PID namespace, 0 where not asked for.
 type Id = (u32, u32, u32);
-type Histograms = Vec<(Id, (Hist, Option<Vec<u8>>))>;
+
+struct Waits {
+    args: Runqlat,
+    total: Intervals<Id, Hist>,
+}
+
+impl Histograms for Waits {
+    type Bpf = bpf::Object;
+    type Key = Id;
+    type With = Option<Vec<u8>>;
+    type Row = Latency;
+
+    const OF: &'static str = "waits for a CPU";
+    const METRIC: Family = Family::histogram("wait", "How long tasks waited for a CPU");
+
+    fn take(&mut self, from: &mut Source<'_, Self::Bpf>) -> Result<Vec<(Id, (Hist, Self::With))>, Error> {
+        if !self.args.is_keyed() {
+            let total = from.bss().map(|bss| bss.total).unwrap_or_default();
+            let now = [((0, 0, 0), Hist::new(&total.slots, total.sum_ns))].into();
+            return Ok(self.total.next(now).1.into_iter().map(|(id, hist)| (*id, (hist, None))).collect());
+        }
+        let named = self.args.per_process || self.args.per_thread;
+        let hist = |(key, entry): (Key, Entry)| {
+            let comm = named.then(|| c_bytes(&entry.comm).to_vec());
+            ((key.tgid, key.tid, key.pidns), (Hist::new(&entry.hist.slots, entry.hist.sum_ns), comm))
+        };
+        Ok(from.turns()?.into_iter().map(hist).collect())
+    }
+
+    fn labels(&mut self, (_, _, pidns): &Id, comm: &Self::With) -> Vec<(&'static str, Vec<u8>)> {
+        let pidns = self.args.per_pidns.then(|| ("pidns", pidns.to_string().into_bytes()));
+        comm.clone().map(|comm| ("comm", comm)).into_iter().chain(pidns).collect()
+    }
+
+    fn shows_empty(&self, _: &Id, _: bool) -> bool {
+        // It tells something only where it is the only one.
+        !self.args.is_keyed()
+    }
+
+    fn row(
+        &mut self,
+        end: IntervalEnd,
+        (pid, tid, pidns): Id,
+        comm: Self::With,
+        waits: Measured,
+    ) -> (Option<String>, Latency) {
+        let Runqlat { per_process, per_thread, per_pidns, .. } = self.args;
+        let of = |what: &str, number: u32, is_asked: bool| is_asked.then(|| format!("{what} = {number}"));
+        let title = [of("pidns", pidns, per_pidns), of("pid", pid, per_process), of("tid", tid, per_thread)];
+        let title: Vec<String> = title.into_iter().chain([comm.as_deref().map(escape)]).flatten().collect();
+        let row = Latency {
+            end,
+            pid: per_process.then_some(Pid(pid)),
+            tid: per_thread.then_some(Pid(tid)),
+            comm,
+            pidns: per_pidns.then_some(pidns),
+            waits,
+        };
+        ((!title.is_empty()).then(|| title.join(" ")), row)
+    }
+}
 
 impl Runqlat {
     fn is_keyed(&self) -> bool {
         self.per_process || self.per_thread || self.per_pidns
     }
-
-    /// The histograms since the last call, with the names of processes and threads.
-    fn histograms(&self, turns: &mut Turns<'_>) -> Result<Histograms, Error> {
-        let named = self.per_process || self.per_thread;
-        let hist = |(key, entry): &(Key, Entry)| {
-            let comm = named.then(|| c_bytes(&entry.comm).to_vec());
-            ((key.tgid, key.tid, key.pidns), (Hist::new(&entry.hist.slots, entry.hist.sum_ns), comm))
-        };
-        Ok(turns.take()?.iter().map(hist).collect())
-    }
 }
 
-fn print(out: &mut Out, latency: &Latency) -> Result<(), Error> {
-    if out.is_json() {
-        return out.json_row(latency);
+impl Tool for Runqlat {
+    const INFO: Info = Info::new("runqlat", Subsystem::Cpu);
+    type Bpf = bpf::Object;
+    type Rows = (Latency,);
+
+    fn shared(&self) -> Shared<'_> {
+        Shared::from(&self.shared)
     }
-    let mut title: Vec<String> = Vec::new();
-    title.extend(latency.pidns.map(|pidns| format!("pidns = {pidns}")));
-    title.extend(latency.pid.map(|pid| format!("pid = {pid}")));
-    title.extend(latency.tid.map(|tid| format!("tid = {tid}")));
-    title.extend(latency.comm.as_deref().map(escape));
-    if !title.is_empty() {
-        out.text(&title.join(" "))?;
+
+    fn run(self, mut bpf: Opened<'_, Self::Bpf>) -> anyhow::Result<Done> {
+        bpf.task_values(maps::WAITS_HASH, Values::Any)?;
+        bpf.rodata().unit_ns = self.hist.unit().ns;
+        bpf.rodata().per_process = self.per_process;
+        bpf.rodata().per_thread = self.per_thread;
+        bpf.rodata().per_pidns = self.per_pidns;
+        if self.is_keyed() {
+            bpf.turns_entries(self.entries)?;
+        }
+        let tracing = bpf.attach(Hooks::new())?;
+        tracing.banner("Tracing waits for a CPU, until Ctrl-C.");
+        let (unit, entries) = (self.hist.unit(), self.entries);
+        tracing.histograms(Waits { args: self, total: Intervals::new() }, unit, entries)
     }
-    out.text(&latency.hist.table(latency.unit))
 }

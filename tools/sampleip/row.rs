@@ -1,98 +1,83 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The rows of sampleip.
+//! The row of sampleip.
 
-use kscope::row::Field;
-use kscope::row::Kind;
-use kscope::row::Row;
-use kscope::row::Value;
+use kscope::prelude::*;
 
 /// An address, or with --by-symbol a function, and its samples.
+#[derive(Row)]
+#[row(type = "row", table = "ADDR? PID? COMM? COUNT % SYMBOL")]
 pub struct Sampled {
-    /// The instruction pointer.
-    pub address: u64,
-    /// Where the process's first stack begins.
-    pub stack_start: u64,
-    /// The function, or why it has no name.
-    pub name: Result<String, String>,
-    /// Kernel module, executable or library.
-    pub module: Option<String>,
-    /// Bytes from the function's beginning; without a name, from the file's.
-    pub offset: u64,
-    /// Whose it is and its name, in user space.
-    pub process: Option<(u32, Vec<u8>)>,
-    /// How often it was found there.
+    /// Instruction pointer; with --by-symbol that of the function's first row
+    #[row(column = "ADDR", width = 20)]
+    pub address: Address,
+    /// Process id, in user space
+    #[row(column = "PID")]
+    pub pid: Option<Pid>,
+    /// Name of the thread that was sampled first, in user space
+    #[row(column = "COMM", width = 17)]
+    pub comm: Option<Vec<u8>>,
+    /// Samples
+    #[row(column = "COUNT", width = 8)]
     pub samples: u64,
-    /// Of all that are listed.
-    pub percent: f64,
+    /// Share of all samples that are listed
+    #[row(column = "%", width = 6, decimals = 1)]
+    pub share_percent: f64,
+    /// Function, if it has a name
+    pub symbol: Option<Outside>,
+    /// Distance from the function's beginning; without a name, from the file's
+    pub offset_bytes: u64,
+    /// Kernel module, executable or library
+    pub module: Option<Outside>,
+    /// Why there is no name
+    #[row(also(column = "SYMBOL", help = "Function and offset, with its module", value = Self::symbol_shown))]
+    pub unknown_reason: Option<String>,
+    /// Where the process's first stack begins.
+    #[row(skip)]
+    pub stack_start: u64,
     /// Whether it stands for a function.
+    #[row(skip)]
     pub by_symbol: bool,
+}
+
+/// Text from outside.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Outside(pub String);
+
+impl Cell for Outside {
+    const KIND: Kind = Kind::Bytes;
+
+    fn cell(&self, _: usize) -> Value<'_> {
+        Value::Bytes(self.0.as_bytes())
+    }
+}
+
+/// An address, in hexadecimal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Address(pub u64);
+
+impl Cell for Address {
+    const KIND: Kind = Kind::Text;
+
+    fn cell(&self, _: usize) -> Value<'_> {
+        Value::String(format!("{:#018x}", self.0))
+    }
 }
 
 impl Sampled {
     /// `function+0x12 [module]`, or why there is no name.
-    fn symbol_shown(&self) -> Vec<u8> {
-        let file = self.module.as_ref().map(|module| module.rsplit('/').next().unwrap_or(module));
-        let text = match (&self.name, file) {
-            (Ok(name), None) if self.by_symbol => name.clone(),
-            (Ok(name), None) => format!("{name}+{:#x}", self.offset),
-            (Ok(name), Some(file)) if self.by_symbol => format!("{name} [{file}]"),
-            (Ok(name), Some(file)) => format!("{name}+{:#x} [{file}]", self.offset),
-            (Err(reason), Some(file)) if self.by_symbol => format!("[{file}: {reason}]"),
-            (Err(reason), Some(file)) => format!("{file}+{:#x} [{reason}]", self.offset),
-            (Err(reason), None) => format!("[{reason}]"),
+    fn symbol_shown(&self) -> Value<'_> {
+        let file = self.module.as_ref().map(|Outside(path)| path.rsplit('/').next().unwrap_or(path));
+        let reason = self.unknown_reason.as_deref().unwrap_or_default();
+        let offset = self.offset_bytes;
+        let text = match (&self.symbol, file) {
+            (Some(Outside(name)), None) if self.by_symbol => name.clone(),
+            (Some(Outside(name)), None) => format!("{name}+{offset:#x}"),
+            (Some(Outside(name)), Some(file)) if self.by_symbol => format!("{name} [{file}]"),
+            (Some(Outside(name)), Some(file)) => format!("{name}+{offset:#x} [{file}]"),
+            (None, Some(file)) if self.by_symbol => format!("[{file}: {reason}]"),
+            (None, Some(file)) => format!("{file}+{offset:#x} [{reason}]"),
+            (None, None) => format!("[{reason}]"),
         };
-        text.into_bytes()
+        Value::Owned(text.into_bytes())
     }
-}
-
-impl Row for Sampled {
-    const TYPE: &'static str = "row";
-    const FIELDS: &'static [Field<Self>] = &[
-        Field::new(
-            "address",
-            Kind::Text,
-            "Instruction pointer; with --by-symbol that of the function's first row",
-            |r: &Self| Value::String(format!("{:#018x}", r.address)),
-        )
-        .column("ADDR", 20),
-        Field::new("pid", Kind::Uint, "Process id, in user space", |r: &Self| {
-            r.process.as_ref().map_or(Value::Null, |(pid, _)| Value::Uint((*pid).into()))
-        })
-        .nullable()
-        .column("PID", 8),
-        Field::new(
-            "comm",
-            Kind::Bytes,
-            "Name of the thread that was sampled first, in user space",
-            |r: &Self| r.process.as_ref().map_or(Value::Null, |(_, comm)| Value::Bytes(comm)),
-        )
-        .nullable()
-        .column("COMM", 17),
-        Field::new("samples", Kind::Uint, "Samples", |r: &Self| Value::Uint(r.samples)).column("COUNT", 8),
-        Field::new("share_percent", Kind::Float, "Share of all samples that are listed", |r: &Self| {
-            Value::Float(r.percent, 1)
-        })
-        .column("%", 6),
-        Field::new("symbol", Kind::Bytes, "Function, if it has a name", |r: &Self| {
-            r.name.as_ref().map_or(Value::Null, |name| Value::Bytes(name.as_bytes()))
-        })
-        .nullable(),
-        Field::new(
-            "offset_bytes",
-            Kind::Uint,
-            "Distance from the function's beginning; without a name, from the file's",
-            |r: &Self| Value::Uint(r.offset),
-        ),
-        Field::new("module", Kind::Bytes, "Kernel module, executable or library", |r: &Self| {
-            r.module.as_ref().map_or(Value::Null, |module| Value::Bytes(module.as_bytes()))
-        })
-        .nullable(),
-        Field::new("unknown_reason", Kind::Text, "Why there is no name", |r: &Self| {
-            r.name.as_ref().err().map_or(Value::Null, |reason| Value::Text(reason))
-        })
-        .nullable(),
-        Field::table_only("SYMBOL", 0, "Function and offset, with its module", |r: &Self| {
-            Value::Owned(r.symbol_shown())
-        }),
-    ];
 }

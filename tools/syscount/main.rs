@@ -3,50 +3,31 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::mem::MaybeUninit;
 use std::time::Duration;
 
-use clap::Parser;
-use kscope::Columns;
-use kscope::Error;
-use kscope::Hooks;
-use kscope::Kernel;
-use kscope::Session;
-use kscope::Trace;
 use kscope::cli;
-use kscope::cli::Common;
-use kscope::cli::Filter;
-use kscope::cli::Interval;
-use kscope::cli::Metrics;
 use kscope::escape::c_bytes;
-use kscope::hooks::Taken;
+use kscope::hist::IntervalEnd;
+use kscope::hooks::Helper;
 use kscope::intervals::Intervals;
-use kscope::intervals::Tables;
-use kscope::maps;
-use kscope::maps::Turns;
 use kscope::names;
 use kscope::out;
-use kscope::row::RowInfo;
-use kscope::session;
+use kscope::prelude::*;
 use kscope::syscalls;
 use kscope::syscalls::Abi;
 use kscope::syscalls::Names;
 use kscope::syscalls::Request;
-use kscope::tasks;
-use kscope::time::Wall;
-use libbpf_rs::OpenObject;
-use libbpf_rs::skel::OpenSkel as _;
-use libbpf_rs::skel::Skel as _;
 use row::Counted;
 
 mod row;
 
-kscope::skeleton!("syscount");
-use types::syscount_count as Count;
-use types::syscount_key as Key;
-use types::syscount_value as Entry;
+kscope::bpf!("syscount");
+use bpf::hooks;
+use bpf::maps;
+use bpf::types::syscount_count as Count;
+use bpf::types::syscount_key as Key;
+use bpf::types::syscount_value as Entry;
 
-kscope::records!(Count: 24, Entry: 40, Key: 8);
 kscope::growing!(Count: count, errors, total_ns);
 
 kscope::tool!(Syscount);
@@ -93,91 +74,70 @@ struct Syscount {
     #[arg(long, value_name = "COUNT", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     entries: u32,
     #[command(flatten)]
-    interval: Interval,
-    #[command(flatten)]
-    filter: Filter,
-    #[command(flatten)]
-    metrics: Metrics,
-    #[command(flatten)]
-    common: Common,
+    shared: Summary,
 }
 
-impl Trace for Syscount {
-    const NAME: &'static str = "syscount";
-    const SUBSYSTEM: &'static str = "system calls";
+impl Tool for Syscount {
+    const INFO: Info = Info::new("syscount", Subsystem::SystemCalls);
+    type Bpf = bpf::Object;
+    type Rows = (Counted,);
 
-    fn common(&self) -> &Common {
-        &self.common
+    fn shared(&self) -> Shared<'_> {
+        Shared::from(&self.shared)
     }
 
-    fn rows() -> Vec<RowInfo> {
-        vec![RowInfo::of::<Counted>()]
-    }
-
-    fn run(mut self) -> anyhow::Result<()> {
+    fn begin(&mut self) -> anyhow::Result<Begin> {
         if self.list {
-            return Ok(out::lines(syscalls::all().map(|(_, name)| name))?);
+            out::lines(syscalls::all().map(|(_, name)| name))?;
+            return Ok(Begin::Done);
         }
-        self.interval.interval = self.interval.interval.or(self.every);
-        let exporter = self.metrics.open(Self::NAME)?;
-        let mut storage = MaybeUninit::uninit();
-        let mut open = session::open(SyscountSkelBuilder::default(), &mut storage, &self.common)?;
-        let kernel = Kernel::new()?;
-        let task_storage = tasks::choose(open.open_object_mut(), &kernel, "begun", tasks::Of::Running)?;
-        let taken = self.hooks(open.open_object_mut(), &kernel, task_storage)?;
-        if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
-            kscope::set_filter!(rodata, &self.filter);
-            rodata.task_storage = task_storage;
-            rodata.per_process = self.per_process;
-            rodata.latency = self.latency;
-            rodata.failed_only = self.failed || self.errno.is_some();
-            rodata.only_errno = self.errno.unwrap_or(0);
-            rodata.exec_is_known = taken.hooks.contains_key("exec");
-            rodata.uring_complete_has_cqe = kernel.tracepoint_arg_is_pointer("io_uring_complete", 2);
-        }
-        if self.per_process {
-            session::set_turns_entries(open.open_object_mut(), self.entries)?;
-        }
-        let names = Names::new(&kernel);
-        drop(kernel);
-        let skeleton = session::load(open)?;
-        let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
-        session.export(exporter)?;
-        session.banner("Tracing system calls, until Ctrl-C.");
+        self.shared.interval.interval = self.shared.interval.interval.or(self.every);
+        Ok(Begin::Trace)
+    }
 
-        let columns = self.columns();
-        let maps = &skeleton.maps;
-        let mut turns = Turns::new(&maps.turn, &maps.turn_a, &maps.turn_b);
+    fn run(self, mut bpf: Opened<'_, Self::Bpf>) -> anyhow::Result<Done> {
+        self.show_columns(&mut bpf);
+        let is_storage = bpf.task_values(maps::BEGUN_HASH, Values::Running)?;
+        let taken = bpf.choose(self.hooks(is_storage))?;
+        let has_cqe = bpf.kernel().tracepoint_arg_is_pointer("io_uring_complete", 2);
+        let rodata = bpf.rodata();
+        rodata.per_process = self.per_process;
+        rodata.latency = self.latency;
+        rodata.failed_only = self.counts_errors_alone();
+        rodata.only_errno = self.errno.unwrap_or(0);
+        rodata.exec_is_known = taken.hooks.contains_key("exec");
+        rodata.uring_complete_has_cqe = has_cqe;
+        if self.per_process {
+            bpf.turns_entries(self.entries)?;
+        }
+        let names = Names::new(bpf.kernel());
+        let tracing = bpf.attach_taken(taken, |_| Ok(Vec::new()))?;
+        tracing.banner("Tracing system calls, until Ctrl-C.");
         let mut slots = Intervals::new();
-        let mut tables = Tables::new(if self.per_process { self.entries } else { CALLS_MAX });
-        session.intervals(&self.interval, |out| {
-            let mut new: Vec<_> = turns.take()?.iter().map(counted).collect();
-            if !self.per_process {
-                let (_, added) = slots.next(snapshot(&skeleton)?);
-                new.extend(added.into_iter().map(|(request, count)| (*request, count)));
-            }
-            new.retain(|(_, (count, _))| count.count > 0);
-            out.export(|to| {
-                self.rows_of(0.0, new.clone(), &names).iter().for_each(|row| row.export(to));
-            });
-            tables.add(out, new, |(count, _)| count.count);
-            if !out.is_due() {
-                return Ok(());
-            }
-            let (interval_s, table) = tables.take();
-            let mut rows = self.rows_of(interval_s, table, &names);
-            rows.sort_by_key(|row| Reverse((row.total_ns, row.count)));
-            let all = if out.is_json() { u32::MAX } else { TOP };
-            rows.truncate(self.top.unwrap_or(all) as usize);
-            out.interval_time()?;
-            if rows.is_empty() && !out.is_json() {
-                out.text("no system calls")?;
-            } else {
-                out.table(&columns, &rows)?;
-            }
-            Ok(())
-        })?;
-        Ok(session.finish()?)
+        tracing.counts(
+            "system calls",
+            if self.per_process { self.entries } else { CALLS_MAX },
+            |from| {
+                let mut new: Vec<_> = from.turns()?.iter().map(counted).collect();
+                if !self.per_process {
+                    let (_, added) = slots.next(snapshot(from)?);
+                    new.extend(added.into_iter().map(|(request, count)| (*request, count)));
+                }
+                new.retain(|(_, (count, _))| count.count > 0);
+                Ok(new)
+            },
+            |(count, _)| count.count,
+            |to, new| {
+                let end = IntervalEnd { time: Wall::now(), interval_s: 0.0 };
+                self.rows(end, new.iter().cloned(), &names).iter().for_each(|row| row.export(to));
+            },
+            |end, table, is_json| {
+                let mut rows = self.rows(end, table, &names);
+                rows.sort_by_key(|row| Reverse((row.total_us, row.count)));
+                rows.truncate(self.top.unwrap_or(if is_json { u32::MAX } else { TOP }) as usize);
+                rows
+            },
+        )
     }
 }
 
@@ -195,10 +155,10 @@ fn counted((key, entry): &(Key, Entry)) -> (Request, Counts) {
 }
 
 /// All counts that have a slot.
-fn snapshot(skeleton: &SyscountSkel<'_>) -> Result<BTreeMap<Request, Counts>, Error> {
+fn snapshot(from: &Source<'_, bpf::Object>) -> Result<BTreeMap<Request, Counts>, Error> {
     let slots = (0..2).flat_map(|abi| (0..NUMBERS).map(move |nr| Request::Call(Abi::of(abi), nr)));
-    let calls = slots.zip(maps::percpu_sums(&skeleton.maps.calls, Count::plus)?);
-    let uring_ops = maps::percpu_sums(&skeleton.maps.uring_ops, Count::plus)?;
+    let calls = slots.zip(from.percpu_sums(maps::CALLS, Count::plus)?);
+    let uring_ops = from.percpu_sums(maps::URING_OPS, Count::plus)?;
     let all = calls.chain((0..=u8::MAX).map(Request::Uring).zip(uring_ops));
     Ok(all.map(|(request, count)| (request, (count, None))).collect())
 }
@@ -208,57 +168,54 @@ impl Syscount {
         self.failed || self.errno.is_some()
     }
 
-    fn hooks(&self, object: &mut OpenObject, kernel: &Kernel, task_storage: bool) -> Result<Taken, Error> {
+    fn hooks(&self, is_storage: bool) -> Hooks {
         // Calls that do not return neither fail nor take a time. What is measured has its number from its beginning.
         let all = !self.latency && !self.counts_errors_alone();
-        let mut unwanted = if all { vec![] } else { vec!["exit", "exec"] };
-        unwanted.extend(if self.latency { &[][..] } else { &["sys_enter", "uring_submit"] });
-        unwanted.extend((task_storage || !self.latency && !all).then_some("task_exit"));
+        let mut unwanted = if all { vec![] } else { vec![hooks::EXIT, hooks::EXEC] };
+        unwanted.extend(if self.latency { &[][..] } else { &[hooks::SYS_ENTER, hooks::URING_SUBMIT] });
+        unwanted.extend((is_storage || !self.latency && !all).then_some(hooks::TASK_EXIT));
         Hooks::new()
             .without(&unwanted)
-            .with_helper(&["exit", "exec"], "BPF_FUNC_task_pt_regs")
+            .with_helper(&[hooks::EXIT, hooks::EXEC], Helper::TaskPtRegs)
             // Elsewhere they do not say of what.
             .with_pointer("io_uring_complete", 1)
             .with_args("io_uring_submit_sqe", 2)
             .optional(
-                &["uring_submit", "uring_complete"],
+                &[hooks::URING_SUBMIT, hooks::URING_COMPLETE],
                 "operations of io_uring can't be counted on this kernel",
             )
-            .optional(&["exit"], "exit and exit_group, which do not return, can't be counted on this kernel")
-            .optional(&["exec"], "this kernel does not tell execveat from execve once they have succeeded")
-            .choose(object, kernel)
+            .optional(
+                &[hooks::EXIT],
+                "exit and exit_group, which do not return, can't be counted on this kernel",
+            )
+            .optional(
+                &[hooks::EXEC],
+                "this kernel does not tell execveat from execve once they have succeeded",
+            )
     }
 
-    fn rows_of(
+    fn show_columns(&self, bpf: &mut Opened<'_, bpf::Object>) {
+        bpf.show(&[Counted::SYSCALL], !self.per_process);
+        bpf.show(&[Counted::PID, Counted::COMM, Counted::VIA], self.per_process);
+        bpf.show(&[Counted::ERRORS], !self.counts_errors_alone());
+        bpf.show(&[Counted::TOTAL_US, Counted::MEAN_US], self.latency && !self.milliseconds);
+        bpf.show(&[Counted::TOTAL_MS, Counted::MEAN_MS], self.latency && self.milliseconds);
+    }
+
+    fn rows(
         &self,
-        interval_s: f64,
-        added: impl IntoIterator<Item = (Request, Counts)>,
+        end: IntervalEnd,
+        counts: impl IntoIterator<Item = (Request, Counts)>,
         names: &Names,
     ) -> Vec<Counted> {
-        let time = Wall::now();
         let row = |(request, (count, comm)): (Request, Counts)| Counted {
-            time,
-            interval_s,
-            request,
-            name: names.name(request),
-            shown: names.shown(request),
             comm,
             count: count.count,
             errors: (!self.counts_errors_alone()).then_some(count.errors),
-            total_ns: self.latency.then_some(count.total_ns),
+            total_us: self.latency.then_some(Micros(count.total_ns)),
+            mean_us: self.latency.then(|| count.total_ns as f64 / (1e3 * count.count as f64)),
+            ..Counted::new(end, request, names.name(request), names.shown(request))
         };
-        added.into_iter().map(row).collect()
-    }
-
-    fn columns(&self) -> Columns<Counted> {
-        let mut titles =
-            if self.per_process { vec!["PID", "COMM", "VIA", "COUNT"] } else { vec!["SYSCALL", "COUNT"] };
-        titles.extend((!self.counts_errors_alone()).then_some("ERRORS"));
-        match (self.latency, self.milliseconds) {
-            (true, false) => titles.extend(["TOTAL(us)", "MEAN(us)"]),
-            (true, true) => titles.extend(["TOTAL(ms)", "MEAN(ms)"]),
-            (false, _) => (),
-        }
-        Columns::new(&titles)
+        counts.into_iter().map(row).collect()
     }
 }

@@ -2,24 +2,20 @@
 //! The rows of tcpconnect.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 
-use kscope::escape::c_bytes;
 use kscope::metrics::Exporter;
 use kscope::metrics::Family;
 use kscope::metrics::Label;
-use kscope::names;
 use kscope::net;
-use kscope::net::HasEnds;
-use kscope::row::Field;
-use kscope::row::Kind;
-use kscope::row::Row;
-use kscope::row::Value;
-use kscope::time::Wall;
+use kscope::net::Ends;
+use kscope::net::Place;
+use kscope::prelude::*;
 
+use super::Event;
 use super::Key;
-use super::Record;
 use super::Sum;
-use super::types::tcpconnect_result as Outcome;
+use super::bpf::types::tcpconnect_result as Outcome;
 
 const CONNECTS: Family = Family::counter("connects", "Connects with a result");
 const FAILED: Family = Family::counter("failed_connects", "Connects that failed");
@@ -33,165 +29,176 @@ pub fn export(to: &mut Exporter, key: &Key, sum: &Sum) {
     to.add(&FAILED, &labels, sum.failed);
 }
 
+/// The part of a row that tells what the program asked for, where the kernel made another end of it.
+#[derive(Row)]
+pub struct Asked {
+    /// Address that the program asked for, if that was another end; else null
+    asked_address: Option<String>,
+    /// The port that goes with asked_address
+    asked_port: Option<u16>,
+}
+
+impl Asked {
+    fn of(end: Option<SocketAddr>) -> Self {
+        Self { asked_address: end.map(|end| end.ip().to_string()), asked_port: end.map(|end| end.port()) }
+    }
+}
+
+fn asked(is_moved: bool, address: [u8; 16], port: u16) -> Option<SocketAddr> {
+    is_moved.then(|| SocketAddr::new(net::address(address), port))
+}
+
+fn shown(end: Option<SocketAddr>) -> Value<'static> {
+    end.map_or(Value::Null, |end| Value::String(end.to_string()))
+}
+
 /// A connect, when its result is known.
+#[derive(Row)]
+#[row(
+    type = "event",
+    table = "TIME? UID? PID COMM CGROUP? IP SADDR SPORT? DADDR DPORT MS RESULT NETNS? MPTCP? ASKED"
+)]
 pub struct Connect {
-    /// When its result was known.
-    pub time: Wall,
-    /// What the kernel's side says.
-    pub record: Record,
-    /// The path of its cgroup.
-    pub cgroup: Vec<u8>,
+    /// When its result was known
+    #[row(column = "TIME")]
+    time: Wall,
+    /// User id
+    #[row(column = "UID", width = 6)]
+    uid: Uid,
+    /// Process id
+    #[row(column = "PID", width = 7)]
+    pid: Pid,
+    /// Thread id
+    tid: Tid,
+    /// Name of the thread
+    #[row(column = "COMM", width = 11)]
+    comm: Comm,
+    /// Path of the cgroup (version 2)
+    #[row(column = "CGROUP", width = 30)]
+    cgroup: Option<Vec<u8>>,
+    /// 4 or 6, as its packets are
+    #[row(column = "IP", width = 3)]
+    ip_version: Option<u8>,
+    #[row(flatten, titles("LADDR" = "SADDR", "LPORT" = "SPORT", "RADDR" = "DADDR", "RPORT" = "DPORT"))]
+    #[row(also(column = "MS", width = 7, help = "Milliseconds to the answer", value = Self::latency))]
+    #[row(also(
+        column = "RESULT",
+        width = 13,
+        help = "The error, or what became of it",
+        value = Self::result_shown
+    ))]
+    ends: Ends,
+    /// connected, failed, abandoned or pending
+    result: &'static str,
+    /// Error number, or 0
+    errno: u32,
+    /// Name of the error
+    error: Option<Errno>,
+    /// Microseconds from the first packet to the answer; null if there was none, or it is not known
+    latency_us: Option<Micros>,
+    #[row(flatten)]
+    #[row(also(
+        column = "ASKED",
+        help = "What the program asked for, if that was another end",
+        value = Self::asked_shown
+    ))]
+    place: Place,
+    #[row(flatten)]
+    asked: Asked,
+    #[row(skip)]
+    asked_end: Option<SocketAddr>,
 }
 
 impl Connect {
-    fn result(&self) -> &'static str {
-        match Outcome(self.record.result.into()) {
-            Outcome::TCPCONNECT_CONNECTED => "connected",
-            Outcome::TCPCONNECT_FAILED => "failed",
-            Outcome::TCPCONNECT_ABANDONED => "abandoned",
-            _ => "pending",
+    /// Of an event.
+    pub fn new(event: &Event, out: &mut Out) -> Self {
+        let ends = event.ends.at(&event.place);
+        let asked_end = asked(event.is_moved != 0, event.asked, event.asked_port);
+        let errno = event.error.cast_signed();
+        Self {
+            time: out.time(event.time_ns),
+            uid: Uid(event.uid),
+            pid: Pid(event.tgid),
+            tid: Pid(event.tid),
+            comm: Comm(event.comm),
+            cgroup: out.cgroup(event.cgroup),
+            ip_version: ends.ip_version(),
+            ends,
+            result: match Outcome(event.result.into()) {
+                Outcome::TCPCONNECT_CONNECTED => "connected",
+                Outcome::TCPCONNECT_FAILED => "failed",
+                Outcome::TCPCONNECT_ABANDONED => "abandoned",
+                _ => "pending",
+            },
+            errno: event.error,
+            error: (errno != 0).then_some(Errno(errno)),
+            latency_us: (event.latency_ns != 0).then_some(Micros(event.latency_ns)),
+            place: event.place.row(),
+            asked: Asked::of(asked_end),
+            asked_end,
         }
     }
 
-    fn error_or<'a>(&'a self, otherwise: Value<'a>) -> Value<'a> {
-        let error = self.record.error.cast_signed();
-        if error == 0 { otherwise } else { Value::String(names::errno(error)) }
+    fn latency(&self) -> Value<'_> {
+        millis(self.latency_us.map(|Micros(ns)| ns), 3)
     }
 
-    fn latency(&self, unit_ns: f64) -> Value<'_> {
-        let ns = self.record.latency_ns as f64;
-        if ns == 0.0 { Value::Null } else { Value::Float(ns / unit_ns, 3) }
-    }
-}
-
-/// A row that knows what the program asked for.
-trait HasAsked {
-    /// The end that it asked for, where the kernel made another one of it.
-    fn asked(&self) -> Option<SocketAddr>;
-
-    fn asked_end(&self) -> Value<'_> {
-        self.asked().map_or(Value::Null, |asked| Value::String(asked.to_string()))
+    fn result_shown(&self) -> Value<'_> {
+        self.error.as_ref().map_or(Value::Text(self.result), |error| error.cell(0))
     }
 
-    fn asked_address(&self) -> Value<'_> {
-        self.asked().map_or(Value::Null, |asked| Value::String(asked.ip().to_string()))
+    fn asked_shown(&self) -> Value<'_> {
+        shown(self.asked_end)
     }
-
-    fn asked_port(&self) -> Value<'_> {
-        self.asked().map_or(Value::Null, |asked| Value::Uint(asked.port().into()))
-    }
-}
-
-impl HasAsked for Connect {
-    fn asked(&self) -> Option<SocketAddr> {
-        let Record { is_moved, asked, asked_port, .. } = self.record;
-        (is_moved != 0).then(|| SocketAddr::new(net::address(asked), asked_port))
-    }
-}
-
-impl HasAsked for Count {
-    fn asked(&self) -> Option<SocketAddr> {
-        let Key { is_moved, asked, asked_port, .. } = self.key;
-        (is_moved != 0).then(|| SocketAddr::new(net::address(asked), asked_port))
-    }
-}
-
-const fn asked_column<R: HasAsked>() -> Field<R> {
-    Field::table_only("ASKED", 0, "What the program asked for, if that was another end", R::asked_end)
-}
-
-const fn asked_address<R: HasAsked>() -> Field<R> {
-    const HELP: &str = "Address that the program asked for, if that was another end; else null";
-    Field::new("asked_address", Kind::Text, HELP, R::asked_address).nullable()
-}
-
-const fn asked_port<R: HasAsked>() -> Field<R> {
-    Field::new("asked_port", Kind::Uint, "The port that goes with asked_address", R::asked_port).nullable()
-}
-
-kscope::has_ends!(Connect, record);
-
-impl Row for Connect {
-    const TYPE: &'static str = "event";
-    const FIELDS: &'static [Field<Self>] = &[
-        Field::new("time", Kind::Time, "When its result was known", |r: &Self| Value::Time(r.time))
-            .column("TIME", 9),
-        Field::new("uid", Kind::Uint, "User id", |r: &Self| Value::Uint(r.record.uid.into()))
-            .column("UID", 6),
-        Field::new("pid", Kind::Uint, "Process id", |r: &Self| Value::Uint(r.record.tgid.into()))
-            .column("PID", 7),
-        Field::new("tid", Kind::Uint, "Thread id", |r: &Self| Value::Uint(r.record.tid.into())),
-        Field::new("comm", Kind::Bytes, "Name of the thread", |r: &Self| {
-            Value::Bytes(c_bytes(&r.record.comm))
-        })
-        .column("COMM", 11),
-        Field::cgroup(|r: &Self| Value::known(&r.cgroup)),
-        Field::new("ip_version", Kind::Uint, "4 or 6, as its packets are", Self::ip_version)
-            .nullable()
-            .column("IP", 3),
-        Field::local_address(),
-        Field::local_column("SADDR"),
-        Field::local_port("SPORT", "Port on this host"),
-        Field::remote_address(),
-        Field::remote_column("DADDR"),
-        Field::remote_port("DPORT"),
-        Field::table_only("MS", 7, "Milliseconds to the answer", |r: &Self| r.latency(1e6)),
-        Field::table_only("RESULT", 13, "The error, or what became of it", |r: &Self| {
-            r.error_or(Value::Text(r.result()))
-        }),
-        Field::new("result", Kind::Text, "connected, failed, abandoned or pending", |r: &Self| {
-            Value::Text(r.result())
-        }),
-        Field::new("errno", Kind::Uint, "Error number, or 0", |r: &Self| Value::Uint(r.record.error.into())),
-        Field::new("error", Kind::Text, "Name of the error", |r: &Self| r.error_or(Value::Null)).nullable(),
-        Field::new(
-            "latency_us",
-            Kind::Float,
-            "Microseconds from the first packet to the answer; null if there was none, or it is not known",
-            |r: &Self| r.latency(1e3),
-        )
-        .nullable(),
-        Field::netns(),
-        Field::scope(),
-        Field::mptcp_token(),
-        asked_column(),
-        asked_address(),
-        asked_port(),
-    ];
 }
 
 /// The connects of one interval between two ends.
+#[derive(Row)]
+#[row(type = "row", table = "LADDR LPORT? RADDR RPORT CONNECTS FAILED NETNS? ASKED")]
 pub struct Count {
-    /// The interval's end.
-    pub time: Wall,
-    /// From where to where.
-    pub key: Key,
-    /// Connects with a result.
+    /// The interval's end
+    time: Wall,
+    #[row(flatten, helps("local_port" = "With -s: port on this host"))]
+    ends: Ends,
+    /// Connects with a result
+    #[row(column = "CONNECTS", width = 9)]
     pub connects: u64,
-    /// Those that failed.
-    pub failed: u64,
+    /// Those that failed
+    #[row(column = "FAILED", width = 8)]
+    failed: u64,
+    /// Network namespace, by its inode number
+    #[row(column = "NETNS", width = 11)]
+    netns: Option<NonZero<u32>>,
+    /// Interface of link-local addresses, by its number
+    #[row(also(
+        column = "ASKED",
+        help = "What the program asked for, if that was another end",
+        value = Self::asked_shown
+    ))]
+    scope: Option<NonZero<u32>>,
+    #[row(flatten)]
+    asked: Asked,
+    #[row(skip)]
+    asked_end: Option<SocketAddr>,
 }
 
-kscope::has_ends!(Count, key);
+impl Count {
+    /// Of what was counted between two ends.
+    pub fn new(time: Wall, key: &Key, sum: &Sum) -> Self {
+        let asked_end = asked(key.is_moved != 0, key.asked, key.asked_port);
+        Self {
+            time,
+            ends: key.ends.at(&key.place),
+            connects: sum.connects,
+            failed: sum.failed,
+            netns: NonZero::new(key.place.netns),
+            scope: NonZero::new(key.place.scope),
+            asked: Asked::of(asked_end),
+            asked_end,
+        }
+    }
 
-impl Row for Count {
-    const TYPE: &'static str = "row";
-    const FIELDS: &'static [Field<Self>] = &[
-        Field::new("time", Kind::Time, "The interval's end", |r: &Self| Value::Time(r.time)),
-        Field::local_address(),
-        Field::local_column("LADDR"),
-        Field::local_port("LPORT", "With -s: port on this host"),
-        Field::remote_address(),
-        Field::remote_column("RADDR"),
-        Field::remote_port("RPORT"),
-        Field::new("connects", Kind::Uint, "Connects with a result", |r: &Self| Value::Uint(r.connects))
-            .column("CONNECTS", 9),
-        Field::new("failed", Kind::Uint, "Those that failed", |r: &Self| Value::Uint(r.failed))
-            .column("FAILED", 8),
-        Field::netns(),
-        Field::scope(),
-        asked_column(),
-        asked_address(),
-        asked_port(),
-    ];
+    fn asked_shown(&self) -> Value<'_> {
+        shown(self.asked_end)
+    }
 }

@@ -1,44 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! tcplife: print each TCP connection when it ends.
 
-use std::mem::MaybeUninit;
-
-use clap::Parser;
-use kscope::Columns;
-use kscope::Hooks;
-use kscope::Kernel;
-use kscope::Session;
-use kscope::Trace;
-use kscope::cli::Buffer;
-use kscope::cli::CgroupColumn;
-use kscope::cli::Common;
-use kscope::cli::Filter;
-use kscope::escape::c_bytes;
-use kscope::maps;
-use kscope::names;
 use kscope::net;
-use kscope::net::HasEnds;
 use kscope::net::Ports;
 use kscope::net::SocketColumns;
-use kscope::out::Out;
-use kscope::row::Field;
-use kscope::row::Kind;
-use kscope::row::Row;
-use kscope::row::RowInfo;
-use kscope::row::Value;
-use kscope::session;
-use kscope::time::Wall;
-use libbpf_rs::skel::OpenSkel as _;
-use libbpf_rs::skel::Skel as _;
+use kscope::prelude::*;
+use row::Connection;
 
-kscope::skeleton!("tcplife");
-use types::kscope_ends as Ends;
-use types::kscope_place as Place;
-use types::tcplife_event as Record;
-use types::tcplife_owner as Owner;
-use types::tcplife_side as Side;
+mod row;
 
-kscope::records!(Ends: 36, Place: 12, Owner: 32, Record: 120);
+kscope::bpf!("tcplife");
+use bpf::hooks;
+use bpf::maps;
+use bpf::types::tcplife_event as Event;
 
 kscope::tool!(Tcplife);
 
@@ -68,171 +42,55 @@ struct Tcplife {
     #[command(flatten)]
     columns: SocketColumns,
     #[command(flatten)]
-    cgroup: CgroupColumn,
-    #[command(flatten)]
-    filter: Filter,
-    #[command(flatten)]
-    buffer: Buffer,
-    #[command(flatten)]
-    common: Common,
+    shared: Snoop,
 }
 
-/// A connection that has ended.
-struct Connection {
-    time: Wall,
-    record: Record,
-    cgroup: Vec<u8>,
-}
+impl Tool for Tcplife {
+    const INFO: Info = Info::new("tcplife", Subsystem::Network);
+    type Bpf = bpf::Object;
+    type Rows = (Connection,);
 
-impl Connection {
-    fn of_owner<'a>(&'a self, value: Value<'a>) -> Value<'a> {
-        if self.record.owner.tgid == 0 { Value::Null } else { value }
+    fn shared(&self) -> Shared<'_> {
+        Shared::from(&self.shared)
     }
 
-    fn side(&self) -> Value<'_> {
-        match Side(self.record.side.into()) {
-            Side::TCPLIFE_CONNECTED => Value::Text("connected"),
-            Side::TCPLIFE_ACCEPTED => Value::Text("accepted"),
-            _ => Value::Null,
+    fn run(self, mut bpf: Opened<'_, Self::Bpf>) -> anyhow::Result<Done> {
+        bpf.show(&[Connection::NETNS], self.columns.print_netns);
+        bpf.show(&[Connection::MPTCP], self.columns.print_mptcp);
+        if self.wide {
+            bpf.widen(&["COMM"], 17);
+            bpf.widen(&["LADDR", "RADDR"], 27);
         }
-    }
-
-    fn duration(&self, unit_ns: f64, decimals: usize) -> Value<'_> {
-        match self.record.duration_ns {
-            0 => Value::Null,
-            ns => Value::Float(ns as f64 / unit_ns, decimals),
-        }
-    }
-}
-
-fn kib(bytes: u64) -> Value<'static> {
-    Value::Float(bytes as f64 / 1024.0, 2)
-}
-
-kscope::has_ends!(Connection, record);
-
-impl Row for Connection {
-    const TYPE: &'static str = "event";
-    const FIELDS: &'static [Field<Self>] = &[
-        Field::new("time", Kind::Time, "When it ended", |r: &Self| Value::Time(r.time)).column("TIME", 9),
-        Field::new("pid", Kind::Uint, "Id of the process that owns it", |r: &Self| {
-            r.of_owner(Value::Uint(r.record.owner.tgid.into()))
-        })
-        .nullable()
-        .column("PID", 7),
-        Field::new("comm", Kind::Bytes, "Name of the owner's thread", |r: &Self| {
-            r.of_owner(Value::Bytes(c_bytes(&r.record.owner.comm)))
-        })
-        .nullable()
-        .column("COMM", 11),
-        Field::new("uid", Kind::Uint, "User id of the owner", |r: &Self| {
-            r.of_owner(Value::Uint(r.record.owner.uid.into()))
-        })
-        .nullable(),
-        Field::cgroup(|r: &Self| r.of_owner(Value::known(&r.cgroup))).nullable(),
-        Field::new("side", Kind::Text, "connected, or accepted", Self::side).nullable(),
-        Field::new("ip_version", Kind::Uint, "4 or 6, as its packets are", Self::ip_version).nullable(),
-        Field::local_address(),
-        Field::local_column("LADDR"),
-        Field::local_port("LPORT", "Port on this host"),
-        Field::remote_address(),
-        Field::remote_column("RADDR"),
-        Field::remote_port("RPORT"),
-        Field::table_only("TX_KB", 6, "KiB that the other side acknowledged", |r: &Self| kib(r.record.sent)),
-        Field::table_only("RX_KB", 6, "KiB received", |r: &Self| kib(r.record.received)),
-        Field::new("sent_bytes", Kind::Uint, "Bytes of data that the other side acknowledged", |r: &Self| {
-            Value::Uint(r.record.sent)
-        }),
-        Field::new("received_bytes", Kind::Uint, "Bytes of data received", |r: &Self| {
-            Value::Uint(r.record.received)
-        }),
-        Field::table_only("MS", 10, "Milliseconds from the establishment to the end", |r: &Self| {
-            r.duration(1e6, 2)
-        }),
-        Field::new(
-            "duration_us",
-            Kind::Float,
-            "Microseconds from the establishment to the end; null if it began before the tool",
-            |r: &Self| r.duration(1e3, 3),
-        )
-        .nullable(),
-        Field::netns(),
-        Field::scope(),
-        Field::mptcp_token(),
-    ];
-}
-
-impl Trace for Tcplife {
-    const NAME: &'static str = "tcplife";
-    const SUBSYSTEM: &'static str = "network";
-
-    fn common(&self) -> &Common {
-        &self.common
-    }
-
-    fn rows() -> Vec<RowInfo> {
-        vec![RowInfo::of::<Connection>()]
-    }
-
-    fn run(self) -> anyhow::Result<()> {
-        let mut storage = MaybeUninit::uninit();
-        let kernel = Kernel::new()?;
-        let mut open = session::open(TcplifeSkelBuilder::default(), &mut storage, &self.common)?;
-        if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
-            kscope::set_filter!(rodata, &self.filter);
-            rodata.ip_version = if self.ipv4 { 4 } else { u8::from(self.ipv6) * 6 };
-            rodata.uring_complete_has_cqe = kernel.tracepoint_arg_is_pointer("io_uring_complete", 2);
-            let (local, remote) = (&mut rodata.local_ports, &mut rodata.remote_ports);
-            net::set_ports(&mut local.bits, &mut local.some, &self.local_ports);
-            net::set_ports(&mut remote.bits, &mut remote.some, &self.remote_ports);
-        }
-        session::set_buffer(open.open_object_mut(), &self.buffer)?;
-        session::set_max_entries(open.open_object_mut(), "connections", self.connections)?;
+        let has_cqe = bpf.kernel().tracepoint_arg_is_pointer("io_uring_complete", 2);
+        let rodata = bpf.rodata();
+        rodata.ip_version = if self.ipv4 { 4 } else { u8::from(self.ipv6) * 6 };
+        rodata.uring_complete_has_cqe = has_cqe;
+        let (local, remote) = (&mut rodata.local_ports, &mut rodata.remote_ports);
+        net::set_ports(&mut local.bits, &mut local.some, &self.local_ports);
+        net::set_ports(&mut remote.bits, &mut remote.some, &self.remote_ports);
+        bpf.entries(maps::CONNECTIONS, self.connections)?;
         // Of these there are few, and a filter's are lost where they find no room.
-        session::set_max_entries(open.open_object_mut(), "unowned", (self.connections / 4).max(1024))?;
-        let taken = Hooks::new()
-            .with_pointer("io_uring_complete", 1)
-            .optional(
-                &["uring_accept"],
-                "the owner of a connection that io_uring accepts into a slot of a ring is known only if it closes it \
-                 itself",
-            )
-            .choose(open.open_object_mut(), &kernel)?;
-        drop(kernel);
-        let skeleton = session::load(open)?;
-        let mut session = Session::start(Self::NAME, &self.common, skeleton.object(), &taken, &[])?;
-
-        let columns = self.columns();
-        session.out().header(&columns)?;
-        let mut cgroups = names::Cgroups::of(skeleton.object())?;
-        let mut print = |record: Record, out: &mut Out| {
-            let (time, cgroup) = (out.clock().wall(record.time_ns), cgroups.path(record.owner.cgroup));
-            out.row(&columns, &Connection { time, record, cgroup })
-        };
-        session.stream(&skeleton.maps.events, |bytes, out| {
-            let (record, _) = kscope::record::<Record>(bytes)?;
-            Ok(print(record, out)?)
+        bpf.entries(maps::UNOWNED, (self.connections / 4).max(1024))?;
+        let hooks = Hooks::new().with_pointer("io_uring_complete", 1).optional(
+            &[hooks::URING_ACCEPT],
+            "the owner of a connection that io_uring accepts into a slot of a ring is known only if it closes it \
+             itself",
+        );
+        let mut tracing = bpf.attach(hooks)?;
+        tracing.events::<Connection, _>(|event: &Event, _, out| {
+            let row = Connection::new(event, out);
+            Ok(out.row(&row)?)
         })?;
         // Nobody has closed these, so that they are nobody's that was asked for.
-        if self.filter.is_empty() {
-            let mut unowned = maps::entries::<u64, Record>(&skeleton.maps.unowned)?;
-            unowned.sort_by_key(|(_, record)| record.time_ns);
-            for (_, record) in unowned {
-                session.out().found();
-                print(record, session.out())?;
+        if self.shared.filter.is_empty() {
+            let mut unowned = tracing.entries::<u64, Event>(maps::UNOWNED)?;
+            unowned.sort_by_key(|(_, event)| event.time_ns);
+            for (_, event) in unowned {
+                let row = Connection::new(&event, tracing.out());
+                tracing.out().found();
+                tracing.out().row(&row)?;
             }
         }
-        Ok(session.finish()?)
-    }
-}
-
-impl Tcplife {
-    fn columns(&self) -> Columns<Connection> {
-        let mut titles = vec!["PID", "COMM", "LADDR", "LPORT", "RADDR", "RPORT", "TX_KB", "RX_KB", "MS"];
-        titles.extend(self.common.timestamps.map(|_| "TIME"));
-        titles.extend(self.cgroup.print_cgroup.then_some("CGROUP"));
-        titles.extend(self.columns.titles());
-        let columns = Columns::new(&titles);
-        if self.wide { columns.widened(&["COMM"], 17).widened(&["LADDR", "RADDR"], 27) } else { columns }
+        tracing.finish()
     }
 }
