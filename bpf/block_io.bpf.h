@@ -13,6 +13,7 @@
 #include "block.bpf.h"
 #include "counters.bpf.h"
 #include "filter.bpf.h"
+#include "record.bpf.h"
 
 #define BLOCK_BIOS_MAX 8192
 #define BLOCK_FLUSHES_MAX 1024
@@ -57,8 +58,6 @@ static __always_inline void block_io_ended(struct block_io *io);
 
 /* The time in the queue begins with the bio, which then is seen at each stage. */
 const volatile bool want_queue_time;
-const volatile bool want_uid;
-const volatile bool want_cgroup;
 /* Whether bios that are no part of a request are followed. */
 const volatile bool follow_bios;
 

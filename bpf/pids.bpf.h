@@ -79,14 +79,4 @@ static __always_inline __u64 current_pids(void)
 	return current_pids_of(current_task());
 }
 
-/* Who runs, in a record with these members. */
-#define SET_CURRENT(record)                                                                        \
-	do {                                                                                       \
-		__u64 __pids = current_pids();                                                     \
-		(record)->tgid = __pids >> 32;                                                     \
-		(record)->tid = __pids;                                                            \
-		(record)->uid = bpf_get_current_uid_gid();                                         \
-		bpf_get_current_comm((record)->comm, sizeof((record)->comm));                      \
-	} while (0)
-
 #endif

@@ -32,6 +32,7 @@ enum kscope_stack_kind {
 };
 
 struct kscope_stack_head {
+	__u64 zero; /* where an event has its time (bpf/record.bpf.h) */
 	__u64 id;
 	__u64 space;	   /* a user stack's address space */
 	__u64 stack_start; /* of an address space: where its first thread's stack begins */
@@ -39,7 +40,7 @@ struct kscope_stack_head {
 	__u32 kind;
 };
 
-_Static_assert(sizeof(struct kscope_stack_head) == 32, "size of stack_head");
+_Static_assert(sizeof(struct kscope_stack_head) == 40, "size of stack_head");
 
 /*
  * Processes by number: which address space a process was seen in, and which of its generations. A

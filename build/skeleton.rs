@@ -239,6 +239,7 @@ struct Glue {
     constants: BTreeSet<String>,
     has_stacks: bool,
     has_ends: bool,
+    has_task: bool,
 }
 
 /// The constants that the library sets where a tool's programs have them (`kscope::bpf::Constants`): `filter` and those
@@ -284,6 +285,7 @@ impl Glue {
             constants: constants.filter_map(|field| Some(field.ident.as_ref()?.to_string())).collect(),
             has_stacks: types.iter().filter_map(subject).any(|name| name == "kscope_stack_head"),
             has_ends: types.iter().filter_map(subject).any(|name| name == "kscope_ends"),
+            has_task: types.iter().filter_map(subject).any(|name| name == "kscope_task"),
         })
     }
 
@@ -311,6 +313,7 @@ impl Glue {
         });
         let storage = has("task_storage").then(|| quote! { rodata.task_storage = is_storage; });
         let stacks = self.has_stacks.then(|| quote! { kscope::stack_types!(Object); });
+        let task = self.has_task.then(|| quote! { kscope::task_types!(); });
         let ends = self.has_ends.then(|| quote! { kscope::socket_types!(); });
         quote! {
             /// The maps.
@@ -347,6 +350,7 @@ impl Glue {
             }
             #stacks
             #ends
+            #task
         }
     }
 }

@@ -118,5 +118,36 @@ impl Map {
     }
 }
 
+/// A `struct kscope_task` of bpf/record.bpf.h.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct TaskRecord {
+    pub time_ns: u64,
+    pub cgroup: u64,
+    pub tgid: u32,
+    pub tid: u32,
+    pub uid: u32,
+    pub comm: [u8; 16],
+}
+
+/// Let the library read a skeleton's `kscope_task`: build.rs calls it where an object has one.
+#[macro_export]
+macro_rules! task_types {
+    () => {
+        impl From<&types::kscope_task> for $crate::bpf::TaskRecord {
+            fn from(task: &types::kscope_task) -> Self {
+                Self {
+                    time_ns: task.time_ns,
+                    cgroup: task.cgroup,
+                    tgid: task.tgid,
+                    tid: task.tid,
+                    uid: task.uid,
+                    comm: task.comm,
+                }
+            }
+        }
+    };
+}
+
 /// Where an object lives while its tool runs.
 pub type Storage = MaybeUninit<OpenObject>;

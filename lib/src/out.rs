@@ -19,6 +19,7 @@ use tabled::settings::object::Columns as TableColumns;
 use unicode_width::UnicodeWidthStr as _;
 
 use crate::Error;
+use crate::bpf::TaskRecord;
 use crate::cli::Common;
 use crate::cli::Timestamps;
 use crate::escape::escape_into;
@@ -27,8 +28,12 @@ use crate::json::JsonRow;
 use crate::metrics::Exporter;
 use crate::names::Cgroups;
 use crate::row::Column;
+use crate::row::Comm;
 use crate::row::Kind;
+use crate::row::Pid;
 use crate::row::Row;
+use crate::row::Task;
+use crate::row::Uid;
 use crate::row::Value;
 use crate::row::known;
 use crate::sink::Sink;
@@ -115,14 +120,17 @@ impl Out {
         self.csv = true;
     }
 
-    /// The wall-clock time of the programs' CLOCK_BOOTTIME.
-    pub fn time(&self, boot_ns: u64) -> Wall {
-        self.clock.wall(boot_ns)
-    }
-
-    /// The path of a cgroup by its id, if it is known and wanted.
-    pub fn cgroup(&mut self, id: u64) -> Option<Vec<u8>> {
-        known(self.cgroups.as_mut()?.path(id))
+    /// What an event tells of a task.
+    pub fn task(&mut self, task: impl Into<TaskRecord>) -> Task {
+        let TaskRecord { time_ns, cgroup, tgid, tid, uid, comm } = task.into();
+        Task {
+            time: self.clock.wall(time_ns),
+            pid: Pid(tgid),
+            tid: Pid(tid),
+            uid: Uid(uid),
+            comm: Comm(comm),
+            cgroup: self.cgroups.as_mut().and_then(|cgroups| known(cgroups.path(cgroup))),
+        }
     }
 
     pub(crate) fn set_cgroups(&mut self, cgroups: Cgroups) {

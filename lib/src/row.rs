@@ -429,6 +429,23 @@ impl Cell for Signal {
     }
 }
 
+/// What every event tells of a task (`struct kscope_task` of bpf/record.bpf.h).
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// When.
+    pub time: Wall,
+    /// Its process.
+    pub pid: Pid,
+    /// Itself.
+    pub tid: Tid,
+    /// Its user, if somebody wants to see that.
+    pub uid: Uid,
+    /// Its name.
+    pub comm: Comm,
+    /// The path of its cgroup, if that is known and wanted.
+    pub cgroup: Option<Vec<u8>>,
+}
+
 /// Nanoseconds, which are shown as microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Micros(pub u64);

@@ -175,8 +175,7 @@ impl StackOutput {
     }
 }
 
-/// Stacks of single events, in tools that print those. Their records share the ring buffer with the stacks': they begin
-/// with eight bytes of 0, where a stack's has its id.
+/// Stacks of single events, in tools that print those. Their records share the ring buffer with the stacks'.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Stacks")]
 pub struct EventStacks {
@@ -232,7 +231,8 @@ fn size_slots(object: &mut OpenObject, are_wanted: bool) -> Result<(), Error> {
 
 /// Whether a record of a tool with [`EventStacks`] is a stack's, and no event's.
 pub fn is_stack(record: &[u8]) -> bool {
-    record.first_chunk().is_some_and(|id| u64::from_ne_bytes(*id) != NONE)
+    // Where an event has its time.
+    record.first_chunk().is_some_and(|first| u64::from_ne_bytes(*first) == 0)
 }
 
 /// The stacks of an event. Frames come innermost first.

@@ -2,28 +2,24 @@
 #ifndef BIOSNOOP_H
 #define BIOSNOOP_H
 
+#include "record.bpf.h"
+
 struct biosnoop_event {
-	__u64 time_ns; /* CLOCK_BOOTTIME, at the end */
+	struct kscope_task task; /* who submitted it, and when it ended */
 	__u64 sector;
 	__u64 queue_ns;
 	__u64 device_ns;
-	__u64 cgroup;
 	__u32 bytes;
 	__u32 dev;
 	__u32 cmd_flags;
 	__u32 bios;
 	__u32 others;
-	__u32 tgid; /* 0: who submitted it is not known */
-	__u32 tid;
-	__u32 uid;
 	__s32 status; /* as block_io's */
 	__u8 has_queue_time;
 	__u8 has_device_time;
 	__u8 is_bio;
 	__u8 is_part;
-	__u8 comm[16];
+	__u8 pad[4];
 };
-
-_Static_assert(sizeof(struct biosnoop_event) == 96, "size of biosnoop_event");
 
 #endif

@@ -82,14 +82,15 @@ pub struct Io<'a> {
 impl<'a> Io<'a> {
     /// Of an event, with what its numbers stand for.
     pub fn new(event: &Event, disk: String, layer: Layer, flags: Flags<'a>, out: &mut Out) -> Self {
-        let is_known = event.tgid != 0;
+        let Task { time, pid, tid, uid, comm, cgroup } = out.task(&event.task);
+        let is_known = pid.0 != 0;
         Self {
-            time: out.time(event.time_ns),
-            uid: is_known.then_some(Uid(event.uid)),
-            comm: is_known.then_some(Comm(event.comm)),
-            pid: is_known.then_some(Pid(event.tgid)),
-            tid: is_known.then_some(Pid(event.tid)),
-            cgroup: out.cgroup(event.cgroup),
+            time,
+            uid: is_known.then_some(uid),
+            comm: is_known.then_some(comm),
+            pid: is_known.then_some(pid),
+            tid: is_known.then_some(tid),
+            cgroup,
             disk,
             layer,
             sector: event.sector,

@@ -11,7 +11,6 @@
 #define EEXIST 17
 
 const volatile __u32 unique; /* enum capable_unique */
-const volatile bool want_cgroup;
 const volatile bool refused_only;
 const volatile bool audited_only;
 const volatile __u64 caps; /* a bit for each capability that is wanted; 0: all are */
@@ -56,7 +55,7 @@ struct {
 	__type(value, __u8);
 } seen SEC(".maps");
 
-struct capable_event *capable_event_type __attribute__((unused));
+EVENT(capable_event);
 enum capable_unique *capable_unique_type __attribute__((unused));
 
 static __always_inline bool is_new(const struct capable_event *event)
@@ -70,7 +69,7 @@ static __always_inline bool is_new(const struct capable_event *event)
 	} else {
 		task = (struct task_struct *)bpf_get_current_task();
 		key.id = BPF_CORE_READ(task, group_leader, start_time);
-		key.tgid = event->tgid;
+		key.tgid = event->task.tgid;
 	}
 	if (bpf_map_lookup_elem(&seen, &key))
 		return false;
@@ -124,21 +123,19 @@ static __always_inline void on_check(bool btf, void *ctx, const struct cred *cre
 	}
 	if (audited_only && event.opts & OPT_NOAUDIT)
 		return;
-	SET_CURRENT(&event);
+	record_current(&event.task, current_task());
 	event.cap = cap;
 	event.ret = ret;
 	if (unique && !is_new(&event))
 		return;
-	event.time_ns = bpf_ktime_get_boot_ns();
-	if (want_cgroup)
-		event.cgroup = bpf_get_current_cgroup_id();
+	event.task.time_ns = bpf_ktime_get_boot_ns();
 	event.cred_uid = FIELD(btf, cred, uid.val);
 	event.user_ns = FIELD(btf, user_ns, ns.inum);
 	event.cred_user_ns = btf ? cred->user_ns->ns.inum : BPF_CORE_READ(cred, user_ns, ns.inum);
 	/* Before the event, so that user space knows them by then. */
-	event.kernel_stack = kernel_stack ? *kernel_stack : stack_kernel(ctx, event.time_ns);
-	event.user_stack = stack_user(ctx, event.tgid, event.time_ns);
-	events_output(&event, sizeof(event), event.time_ns);
+	event.kernel_stack = kernel_stack ? *kernel_stack : stack_kernel(ctx, event.task.time_ns);
+	event.user_stack = stack_user(ctx, event.task.tgid, event.task.time_ns);
+	events_output(&event, sizeof(event), event.task.time_ns);
 }
 
 static __always_inline int on_tracepoint(bool btf, void *ctx, const struct cred *cred,

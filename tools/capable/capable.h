@@ -2,6 +2,8 @@
 #ifndef CAPABLE_H
 #define CAPABLE_H
 
+#include "record.bpf.h"
+
 enum capable_unique {
 	CAPABLE_UNIQUE_OFF,
 	CAPABLE_UNIQUE_PID,
@@ -21,14 +23,9 @@ struct capable_caller {
 _Static_assert(sizeof(struct capable_caller) == 24, "size of capable_caller");
 
 struct capable_event {
-	__u64 no_stack; /* 0, which tells it from a stack's record */
+	struct kscope_task task; /* of whom it is asked, and when it was decided */
 	__u64 kernel_stack;
 	__u64 user_stack;
-	__u64 time_ns; /* CLOCK_BOOTTIME, when the check was decided */
-	__u64 cgroup;
-	__u32 tgid;
-	__u32 tid;
-	__u32 uid;
 	__u32 cred_uid; /* in the credentials that were checked */
 	__u32 cap;
 	__s32 ret;
@@ -36,10 +33,7 @@ struct capable_event {
 	__u32 cred_user_ns; /* and of that of the credentials */
 	__u32 opts;
 	__u8 opts_known;
-	__u8 pad[3];
-	__u8 comm[16];
+	__u8 pad[7];
 };
-
-_Static_assert(sizeof(struct capable_event) == 96, "size of capable_event");
 
 #endif

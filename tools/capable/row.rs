@@ -82,12 +82,13 @@ impl Check {
     pub fn new(event: &Event, frames: Option<&EventFrames>, out: &mut Out) -> Self {
         // A tracepoint does not tell the options.
         let option = |bit: u32| (event.opts_known != 0).then_some(event.opts & bit != 0);
+        let Task { time, pid, tid, uid, comm, cgroup } = out.task(&event.task);
         Self {
-            time: out.time(event.time_ns),
-            uid: Uid(event.uid),
-            pid: Pid(event.tgid),
-            tid: Pid(event.tid),
-            comm: Comm(event.comm),
+            time,
+            uid,
+            pid,
+            tid,
+            comm,
             cap: event.cap,
             name: Capability(event.cap),
             audit: option(CAP_OPT_NOAUDIT).map(|is_not| !is_not),
@@ -95,7 +96,7 @@ impl Check {
             user_ns: event.user_ns,
             cred_user_ns: event.cred_user_ns,
             cred_uid: Uid(event.cred_uid),
-            cgroup: out.cgroup(event.cgroup),
+            cgroup,
             verdict: if event.ret == 0 { "granted" } else { "refused" },
             kernel_stack: frames.and_then(EventFrames::kernel),
             user_stack: frames.and_then(EventFrames::user),

@@ -17,9 +17,9 @@ impl Parts {
     pub fn add(&mut self, event: &Event, bytes: &[u8]) {
         // Of an exec that was lost itself, the parts stay: a process has one exec at a time.
         if event.args_offset == 0 {
-            self.0.retain(|(tgid, _), _| *tgid != event.tgid);
+            self.0.retain(|(tgid, _), _| *tgid != event.task.tgid);
         }
-        let parts = self.0.entry((event.tgid, event.time_ns)).or_default();
+        let parts = self.0.entry((event.task.tgid, event.task.time_ns)).or_default();
         if parts.len() == event.args_offset as usize {
             parts.extend(bytes);
         }
@@ -27,7 +27,7 @@ impl Parts {
 
     /// All arguments of an exec, of which the last part came with it, and whether some are missing.
     pub fn finish(&mut self, event: &Event, bytes: &[u8]) -> (Vec<u8>, bool) {
-        let mut parts = self.0.remove(&(event.tgid, event.time_ns)).unwrap_or_default();
+        let mut parts = self.0.remove(&(event.task.tgid, event.task.time_ns)).unwrap_or_default();
         let gap = parts.len() != event.args_offset as usize;
         if !gap {
             parts.extend(bytes);
@@ -59,7 +59,7 @@ pub fn missing_of(event: &Event, filename: &[u8], names: &[u8]) -> Option<Missin
     let file =
         if filename.starts_with(b"/") { filename.to_vec() } else { [dir.as_deref()?, filename].join(&b'/') };
     Some(MissingOf {
-        pids: [event.tgid, event.ppid],
+        pids: [event.task.tgid, event.ppid],
         mount: event.root_mnt_id,
         root: names::path(above, 0),
         file,

@@ -12,8 +12,6 @@
 #define FAILED_READ 4096
 #define ENOENT 2
 
-const volatile bool want_uid;
-const volatile bool want_cgroup;
 
 struct execsnoop_scratch {
 	struct execsnoop_event event;
@@ -32,28 +30,25 @@ struct {
 	__type(value, struct execsnoop_scratch);
 } scratch SEC(".maps");
 
-struct execsnoop_event *execsnoop_event_type __attribute__((unused));
+EVENT(execsnoop_event);
 enum execsnoop_kind *execsnoop_kind_type __attribute__((unused));
 
 static __always_inline struct execsnoop_scratch *new_event(void)
 {
 	__u32 zero = 0;
 	struct execsnoop_scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	struct task_struct *task = current_task();
 
 	if (!s)
 		return NULL;
 	__builtin_memset(&s->event, 0, sizeof(s->event));
-	s->event.time_ns = bpf_ktime_get_boot_ns();
-	s->event.tgid = current_pids() >> 32;
+	s->event.task.time_ns = bpf_ktime_get_boot_ns();
+	record_current(&s->event.task, task);
 	if (want_uid) {
-		const struct cred *cred = CURRENT(cred);
+		const struct cred *cred = CURRENT_FIELD(task, cred);
 
-		s->event.uid = FIELD(CURRENT_IS_TYPED(), cred, uid.val);
 		s->event.euid = FIELD(CURRENT_IS_TYPED(), cred, euid.val);
 	}
-	if (want_cgroup)
-		s->event.cgroup = bpf_get_current_cgroup_id();
-	bpf_get_current_comm(s->event.comm, sizeof(s->event.comm));
 	return s;
 }
 
@@ -63,7 +58,7 @@ static __always_inline void send_part(struct execsnoop_scratch *s, __u32 len)
 	s->event.kind = EXECSNOOP_ARGS;
 	s->event.args_len = len;
 	/* A part that finds no room leaves a gap, which user space reports as a cut. */
-	events_send(s, sizeof(s->event) + len, s->event.time_ns);
+	events_send(s, sizeof(s->event) + len, s->event.task.time_ns);
 	s->event.args_offset += len;
 }
 
@@ -78,7 +73,7 @@ static __always_inline void send_exec(struct execsnoop_scratch *s, __u32 name_le
 	if (size > sizeof(s->tail))
 		size = sizeof(s->tail);
 	/* From the tail's first byte: what lies between is no part of the record. */
-	events_output(s, sizeof(s->event) + size, s->event.time_ns);
+	events_output(s, sizeof(s->event) + size, s->event.task.time_ns);
 }
 
 static __always_inline int on_exec(bool btf, struct task_struct *task, const char *filename)

@@ -2,6 +2,8 @@
 #ifndef EXECSNOOP_H
 #define EXECSNOOP_H
 
+#include "record.bpf.h"
+
 #define EXECSNOOP_NAME_MAX 4096
 /* Arguments travel in parts of this size, of which the last one comes with the event itself. */
 #define EXECSNOOP_PART 8192
@@ -17,11 +19,8 @@ enum execsnoop_kind {
  * of arguments, each ended by a NUL.
  */
 struct execsnoop_event {
-	__u64 time_ns; /* CLOCK_BOOTTIME; with tgid, it ties the parts of one exec together */
-	__u64 cgroup;
-	__u32 tgid;
+	struct kscope_task task; /* who executes; with the time, tgid ties the parts of one exec together */
 	__u32 ppid;
-	__u32 uid;
 	__u32 euid; /* of the new program; of a failed exec, the caller's */
 	__s32 ret;
 	__u32 args_offset; /* of these arguments among all of the exec's */
@@ -39,9 +38,6 @@ struct execsnoop_event {
 	__u8 name_unreadable;
 	__u8 compat;
 	__u8 pad[5];
-	__u8 comm[16];
 };
-
-_Static_assert(sizeof(struct execsnoop_event) == 80, "size of execsnoop_event");
 
 #endif

@@ -87,16 +87,17 @@ impl Tool for Execsnoop {
             let mut list = args::split(&all_args);
             let is_cut = self.max_args.is_some_and(|most| list.len() > most);
             list.truncate(self.max_args.unwrap_or(usize::MAX));
+            let Task { time, pid, uid, comm, cgroup, .. } = out.task(&event.task);
             let exec = Exec {
-                time: out.time(event.time_ns),
-                uid: Uid(event.uid),
-                comm: Comm(event.comm),
-                pid: Pid(event.tgid),
+                time,
+                uid,
+                comm,
+                pid,
                 ppid: Pid(event.ppid),
                 ret: event.ret,
                 error: Errno::of(event.ret),
                 compat: event.compat != 0,
-                cgroup: out.cgroup(event.cgroup),
+                cgroup,
                 filename: (event.name_unreadable == 0).then_some(filename),
                 args: list,
                 args_cut: is_cut || gap || event.args_cut != 0 || event.args_unreadable != 0,

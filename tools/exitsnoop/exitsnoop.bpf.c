@@ -13,7 +13,6 @@
 
 const volatile bool threads;
 const volatile bool failed_only;
-const volatile bool want_cgroup;
 /* 6.15 passes whether the task is its process's last; before, two that end at once may both seem
  * so. */
 const volatile bool passes_group_dead;
@@ -31,7 +30,7 @@ struct {
 	__type(value, __u8);
 } ended SEC(".maps");
 
-struct exitsnoop_event *exitsnoop_event_type __attribute__((unused));
+EVENT(exitsnoop_event);
 
 static __always_inline bool group_exits(bool btf, struct task_struct *task)
 {
@@ -62,8 +61,6 @@ static __always_inline int on_exit(bool btf, struct task_struct *task, bool grou
 {
 	struct exitsnoop_event event = {};
 	struct task_struct *who = task;
-	const struct cred *cred;
-	__u64 pids;
 
 	if (!threads) {
 		who = FIELD(btf, task, group_leader);
@@ -88,18 +85,11 @@ static __always_inline int on_exit(bool btf, struct task_struct *task, bool grou
 		if ((int)bpf_map_update_elem(&ended, &process, &one, BPF_NOEXIST) == -EEXIST)
 			return 0;
 	}
-	event.time_ns = bpf_ktime_get_boot_ns();
+	event.task.time_ns = bpf_ktime_get_boot_ns();
+	record_task(&event.task, btf, who);
 	event.ppid = task_pids(btf, FIELD(btf, who, real_parent)) >> 32;
-	pids = task_pids(btf, who);
-	event.tgid = pids >> 32;
-	event.tid = pids;
-	cred = FIELD(btf, who, cred);
-	event.uid = FIELD(btf, cred, uid.val);
-	event.euid = FIELD(btf, cred, euid.val);
-	bpf_probe_read_kernel_str(event.comm, sizeof(event.comm), who->comm);
-	if (want_cgroup)
-		event.cgroup = BPF_CORE_READ(who, cgroups, dfl_cgrp, kn, id);
-	events_output(&event, sizeof(event), event.time_ns);
+	event.euid = btf ? who->cred->euid.val : BPF_CORE_READ(who, cred, euid.val);
+	events_output(&event, sizeof(event), event.task.time_ns);
 	return 0;
 }
 

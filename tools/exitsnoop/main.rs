@@ -113,16 +113,17 @@ impl Tool for Exitsnoop {
             // As wait(2) encodes it.
             let (is_user, signal) = (event.kernel == 0, event.exit_code & 0x7f);
             let by_signal = (is_user && signal != 0).then_some(signal);
+            let Task { time, pid, tid, uid, comm, cgroup } = out.task(&event.task);
             let exit = Exit {
-                time: out.time(event.time_ns),
+                time,
                 kind,
-                uid: Uid(event.uid),
-                comm: Comm(event.comm),
-                pid: Pid(event.tgid),
+                uid,
+                comm,
+                pid,
                 ppid: Pid(event.ppid),
-                tid: Pid(event.tid),
-                age_s: event.time_ns.saturating_sub(event.start_ns) as f64 / 1e9,
-                cgroup: out.cgroup(event.cgroup),
+                tid,
+                age_s: event.task.time_ns.saturating_sub(event.start_ns) as f64 / 1e9,
+                cgroup,
                 exit_code: (is_user && signal == 0).then_some(event.exit_code >> 8 & 0xff),
                 signal: by_signal,
                 signal_name: by_signal.map(Signal),

@@ -19,7 +19,6 @@
 #define EIOCBQUEUED 529
 
 const volatile __u64 min_ns;
-const volatile bool want_cgroup;
 /* Names of file system types, for system calls: none passes all. */
 const volatile __u64 types[FSSLOWER_TYPES_MAX][FSSLOWER_TYPE_LEN / 8];
 const volatile __u32 types_len;
@@ -62,7 +61,7 @@ struct {
 	__type(value, struct scratch);
 } scratch SEC(".maps");
 
-struct fsslower_event *fsslower_event_type __attribute__((unused));
+EVENT(fsslower_event);
 enum fsslower_form *fsslower_form_type __attribute__((unused));
 enum fsslower_op *fsslower_op_type __attribute__((unused));
 
@@ -112,7 +111,7 @@ static __always_inline struct scratch *event_of(const struct start *start, __u64
 	}
 	event = &s->event;
 	__builtin_memset(event, 0, sizeof(*event));
-	event->time_ns = now;
+	event->task.time_ns = now;
 	event->latency_ns = now - start->time_ns;
 	event->offset = -1;
 	event->nr = start->nr;
@@ -149,15 +148,13 @@ static __always_inline void output(struct scratch *s)
 {
 	__u64 size = sizeof(s->event) + (__u64)s->event.path_len + s->event.string_len;
 
-	events_output(s, size > sizeof(*s) ? sizeof(*s) : size, s->event.time_ns);
+	events_output(s, size > sizeof(*s) ? sizeof(*s) : size, s->event.task.time_ns);
 }
 
 static __always_inline void output_current(struct scratch *s, __s64 ret)
 {
 	s->event.ret = ret;
-	SET_CURRENT(&s->event);
-	if (want_cgroup)
-		s->event.cgroup = bpf_get_current_cgroup_id();
+	record_current(&s->event.task, current_task());
 	output(s);
 }
 
@@ -517,7 +514,6 @@ int flush(struct bpf_iter__task *ctx)
 	struct scratch *s;
 	struct kiocb *iocb;
 	struct file *file;
-	__u64 pids;
 
 	if (!task)
 		return 0;
@@ -534,13 +530,7 @@ int flush(struct bpf_iter__task *ctx)
 			return 0;
 		event = &s->event;
 		event->unfinished = 1;
-		pids = task_pids(true, task);
-		event->tgid = pids >> 32;
-		event->tid = pids;
-		event->uid = BPF_CORE_READ(task, cred, uid.val);
-		bpf_probe_read_kernel_str(event->comm, sizeof(event->comm), task->comm);
-		if (want_cgroup)
-			event->cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+		record_task(&event->task, true, task);
 		if (!start->object) {
 			set_looked_up(s, task);
 			output(s);

@@ -2,6 +2,8 @@
 #ifndef FSSLOWER_H
 #define FSSLOWER_H
 
+#include "record.bpf.h"
+
 #define FSSLOWER_TYPE_LEN 16
 #define FSSLOWER_TYPES_MAX 4
 #define FSSLOWER_CALLS_MAX 512
@@ -42,14 +44,10 @@ enum fsslower_form {
  * string_len bytes, a path as the caller gave it, which begins there if it is relative.
  */
 struct fsslower_event {
-	__u64 time_ns; /* CLOCK_BOOTTIME, at the end */
+	struct kscope_task task; /* who does it, and when it ended */
 	__u64 latency_ns;
 	__s64 offset; /* in bytes; -1: none, or not known */
 	__s64 ret;    /* bytes, or the error; where no bytes are moved 0, or the error */
-	__u64 cgroup;
-	__u32 tgid;
-	__u32 tid;
-	__u32 uid;
 	__u16 path_len;
 	__u16 string_len;
 	__s16 nr; /* of the system call, by compat one of 32 bits; -1: a function */
@@ -60,9 +58,7 @@ struct fsslower_event {
 	__u8 deleted;
 	__u8 unfinished; /* it goes on at the tool's end */
 	__u8 fs_type[FSSLOWER_TYPE_LEN];
-	__u8 comm[16];
+	__u8 pad[4];
 };
-
-_Static_assert(sizeof(struct fsslower_event) == 96, "size of fsslower_event");
 
 #endif

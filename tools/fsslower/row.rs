@@ -94,12 +94,13 @@ impl Slow {
         let moves_bytes = matches!(operation, "read" | "write" | "copy");
         let is_finished = event.unfinished == 0;
         let fs_type = c_bytes(&event.fs_type);
+        let Task { time, pid, tid, uid, comm, cgroup } = out.task(&event.task);
         Self {
-            time: out.time(event.time_ns),
-            uid: Uid(event.uid),
-            comm: Comm(event.comm),
-            pid: Pid(event.tgid),
-            tid: Pid(event.tid),
+            time,
+            uid,
+            comm,
+            pid,
+            tid,
             fs_type: known(fs_type.to_vec()),
             operation,
             call: number.and_then(|number| syscalls::name(abi, number)),
@@ -108,7 +109,7 @@ impl Slow {
             offset_bytes: u64::try_from(event.offset).ok(),
             error: Errno::of(event.ret),
             latency_us: Micros(event.latency_ns),
-            cgroup: out.cgroup(event.cgroup),
+            cgroup,
             path: path_of(event, tail),
             deleted: event.deleted != 0,
         }

@@ -17,7 +17,6 @@
 #define IN6_ADDRESS 8
 
 const volatile bool failed_only;
-const volatile bool want_cgroup;
 
 /* A call that a thread is in. */
 struct frame {
@@ -50,7 +49,7 @@ struct {
 /* Too large for the stack. */
 struct thread no_calls;
 
-struct gethostlatency_event *gethostlatency_event_type __attribute__((unused));
+EVENT(gethostlatency_event);
 enum gethostlatency_call *gethostlatency_call_type __attribute__((unused));
 
 static __always_inline struct frame *frame_at(struct thread *thread, __u64 i)
@@ -235,11 +234,9 @@ static __always_inline void send(struct frame *frame, __u64 now)
 
 	if (failed_only && !event->failed)
 		return;
-	event->time_ns = now;
+	event->task.time_ns = now;
 	event->latency_ns = now - frame->start_ns;
-	SET_CURRENT(event);
-	if (want_cgroup)
-		event->cgroup = bpf_get_current_cgroup_id();
+	record_current(&event->task, current_task());
 	if (!frame->name)
 		event->no_host = true;
 	/* Its page was not in memory at the entry, but the function has read it since. */

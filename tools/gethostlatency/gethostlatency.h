@@ -2,6 +2,8 @@
 #ifndef GETHOSTLATENCY_H
 #define GETHOSTLATENCY_H
 
+#include "record.bpf.h"
+
 #define GETHOSTLATENCY_HOST_SIZE 256
 
 /* A function may call one below it with the same name, to do its work. */
@@ -23,12 +25,8 @@ enum gethostlatency_call {
 
 /* Followed by host_len bytes of the host's name, or of its address. */
 struct gethostlatency_event {
-	__u64 time_ns; /* CLOCK_BOOTTIME, at the end of the call */
+	struct kscope_task task; /* who asks, and when the call ended */
 	__u64 latency_ns;
-	__u64 cgroup;
-	__u32 tgid;
-	__u32 tid;
-	__u32 uid;
 	__s32 ret; /* getaddrinfo: EAI_*; the _r functions: an errno */
 	__s32 h_errno;
 	__u16 host_len;
@@ -38,10 +36,6 @@ struct gethostlatency_event {
 	__u8 host_unreadable;
 	__u8 host_cut;
 	__u8 family; /* of an address: AF_INET or AF_INET6 */
-	__u8 pad[4];
-	__u8 comm[16];
 };
-
-_Static_assert(sizeof(struct gethostlatency_event) == 72, "size of gethostlatency_event");
 
 #endif

@@ -64,12 +64,13 @@ impl Lookup {
         let call = u64::from(event.call);
         let host = host(event.family, &tail[..usize::from(event.host_len).min(tail.len())]);
         let is_known = event.no_host == 0 && event.host_unreadable == 0;
+        let Task { time, pid, tid, uid, comm, cgroup } = out.task(&event.task);
         Self {
-            time: out.time(event.time_ns),
-            uid: Uid(event.uid),
-            pid: Pid(event.tgid),
-            tid: Pid(event.tid),
-            comm: Comm(event.comm),
+            time,
+            uid,
+            pid,
+            tid,
+            comm,
             function: FUNCTIONS
                 .iter()
                 .find(|(_, number)| *number == call)
@@ -77,7 +78,7 @@ impl Lookup {
             latency_us: Micros(event.latency_ns),
             failed: event.failed != 0,
             error: error(event),
-            cgroup: out.cgroup(event.cgroup),
+            cgroup,
             host: is_known.then_some(host),
             host_unreadable: event.host_unreadable != 0,
             host_cut: event.host_cut != 0,

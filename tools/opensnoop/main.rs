@@ -68,7 +68,7 @@ impl Tool for Opensnoop {
                 }
                 EventKind::OPENSNOOP_URING_COMPLETE => {
                     let Some((mut open, tail)) = submitted.remove(&event.req) else { return Ok(()) };
-                    (open.time_ns, open.ret) = (event.time_ns, event.ret);
+                    (open.task.time_ns, open.ret) = (event.task.time_ns, event.ret);
                     if self.failed && open.ret >= 0 { Ok(()) } else { print(&open, &tail, out) }
                 }
                 _ => print(event, tail, out),

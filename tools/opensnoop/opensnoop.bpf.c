@@ -21,8 +21,6 @@
 #define RESOLVE_IN_ROOT 0x10
 
 const volatile bool failed_only;
-const volatile bool want_uid;
-const volatile bool want_cgroup;
 const volatile bool full_path;
 
 struct opensnoop_scratch {
@@ -45,7 +43,7 @@ struct {
 	__type(value, __u8);
 } uring_in_flight SEC(".maps");
 
-struct opensnoop_event *opensnoop_event_type __attribute__((unused));
+EVENT(opensnoop_event);
 enum opensnoop_kind *opensnoop_kind_type __attribute__((unused));
 
 static __always_inline enum opensnoop_call open_call(int nr)
@@ -72,27 +70,21 @@ static __always_inline struct opensnoop_scratch *new_event(enum opensnoop_kind k
 {
 	__u32 zero = 0;
 	struct opensnoop_scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	struct task_struct *task = current_task();
 	struct opensnoop_event *event;
-	__u64 pid_tgid;
 
 	if (!s)
 		return NULL;
 	event = &s->event;
 	__builtin_memset(event, 0, sizeof(*event));
 	event->kind = kind;
-	event->time_ns = bpf_ktime_get_boot_ns();
-	pid_tgid = current_pids();
-	event->tgid = pid_tgid >> 32;
-	event->tid = pid_tgid;
+	event->task.time_ns = bpf_ktime_get_boot_ns();
+	record_current(&event->task, task);
 	if (want_uid) {
-		const struct cred *cred = CURRENT(cred);
+		const struct cred *cred = CURRENT_FIELD(task, cred);
 
-		event->uid = FIELD(CURRENT_IS_TYPED(), cred, uid.val);
 		event->fsuid = FIELD(CURRENT_IS_TYPED(), cred, fsuid.val);
 	}
-	if (want_cgroup)
-		event->cgroup = bpf_get_current_cgroup_id();
-	bpf_get_current_comm(event->comm, sizeof(event->comm));
 	return s;
 }
 
@@ -188,7 +180,7 @@ static __always_inline int on_sys_exit(bool btf, struct pt_regs *regs, long ret)
 	len = set_path(event, read_user_str(s->tail, OPENSNOOP_PATH_MAX, path));
 	if (full_path && len)
 		add_directory(s, len, dfd, how.resolve);
-	events_output(s, size_of(s), event->time_ns);
+	events_output(s, size_of(s), event->task.time_ns);
 	return 0;
 }
 
@@ -243,7 +235,7 @@ static __always_inline int on_uring_submit(struct io_kiocb *req)
 	if (bpf_map_update_elem(&uring_in_flight, &key, &one, BPF_ANY)) {
 		count(GENERATED);
 		count(LOST_MAP_FULL);
-	} else if (events_send(s, size_of(s), s->event.time_ns)) {
+	} else if (events_send(s, size_of(s), s->event.task.time_ns)) {
 		bpf_map_delete_elem(&uring_in_flight, &key);
 		count(GENERATED);
 		count(LOST_RING_FULL);
@@ -276,11 +268,11 @@ int uring_complete__tp_btf(__u64 *ctx)
 	event.ret = URING_RESULT(ctx);
 	event.kind = OPENSNOOP_URING_COMPLETE;
 	event.req = key;
-	event.time_ns = bpf_ktime_get_boot_ns();
+	event.task.time_ns = bpf_ktime_get_boot_ns();
 	if (!failed_only || event.ret < 0)
-		events_output(&event, sizeof(event), event.time_ns);
+		events_output(&event, sizeof(event), event.task.time_ns);
 	else
 		/* No event, but user space keeps the submission until it hears of the end. */
-		events_send(&event, sizeof(event), event.time_ns);
+		events_send(&event, sizeof(event), event.task.time_ns);
 	return 0;
 }

@@ -2,6 +2,8 @@
 #ifndef OPENSNOOP_H
 #define OPENSNOOP_H
 
+#include "record.bpf.h"
+
 #define OPENSNOOP_PATH_MAX 4096
 
 enum opensnoop_kind {
@@ -21,14 +23,10 @@ enum opensnoop_call {
 
 /* Followed by path_len bytes of path and, with -F, dir_len bytes of directory names. */
 struct opensnoop_event {
-	__u64 time_ns; /* CLOCK_BOOTTIME, at the end of the call */
-	__u64 cgroup;
+	struct kscope_task task; /* who opens, and when the call ended */
 	__u64 req;
 	__u64 flags;
 	__u32 mode;
-	__u32 tgid;
-	__u32 tid;
-	__u32 uid;
 	__u32 fsuid;
 	__s32 ret;
 	__u16 path_len;
@@ -42,10 +40,7 @@ struct opensnoop_event {
 	__u8 dir_marks; /* enum path_mark */
 	__u8 in_root;	/* openat2: the directory stands for the root */
 	__u8 direct; /* io_uring: the file got no descriptor but a place in the ring's own table */
-	__u8 pad[2];
-	__u8 comm[16];
+	__u8 pad[6];
 };
-
-_Static_assert(sizeof(struct opensnoop_event) == 88, "size of opensnoop_event");
 
 #endif

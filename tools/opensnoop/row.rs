@@ -77,12 +77,13 @@ impl<'a> Open<'a> {
         let FullPath { path: full_path, root, mark } = full.unwrap_or_default();
         let is_syscall = event.kind == EventKind::OPENSNOOP_SYSCALL.0 as u8;
         let is_unreadable = event.path_unreadable != 0;
+        let Task { time, pid, tid, uid, comm, cgroup } = out.task(&event.task);
         Self {
-            time: out.time(event.time_ns),
-            uid: Uid(event.uid),
-            pid: Pid(event.tgid),
-            tid: Pid(event.tid),
-            comm: Comm(event.comm),
+            time,
+            uid,
+            pid,
+            tid,
+            comm,
             // The result of an open into an io_uring's own table of files is no descriptor.
             fd: if event.direct != 0 { -1 } else { event.ret.max(-1) },
             errno: event.ret.min(0).unsigned_abs(),
@@ -94,7 +95,7 @@ impl<'a> Open<'a> {
                 (true, true) => "syscall32",
                 (false, _) => "io_uring",
             },
-            cgroup: out.cgroup(event.cgroup),
+            cgroup,
             path: (!is_unreadable).then_some(path),
             path_unreadable: is_unreadable,
             full_path,

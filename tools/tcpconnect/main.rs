@@ -115,7 +115,7 @@ fn stream(mut tracing: Tracing<'_, bpf::Object>) -> anyhow::Result<Done> {
         Ok(out.row(&row)?)
     })?;
     let mut pending = tracing.entries::<u64, Event>(maps::ATTEMPTS)?;
-    pending.sort_by_key(|(_, event)| event.time_ns);
+    pending.sort_by_key(|(_, event)| event.task.time_ns);
     for (_, event) in pending {
         let row = Connect::new(&event, tracing.out());
         tracing.out().found();

@@ -115,13 +115,14 @@ impl Connect {
         let ends = event.ends.at(&event.place);
         let asked_end = asked(event.is_moved != 0, event.asked, event.asked_port);
         let errno = event.error.cast_signed();
+        let Task { time, pid, tid, uid, comm, cgroup } = out.task(&event.task);
         Self {
-            time: out.time(event.time_ns),
-            uid: Uid(event.uid),
-            pid: Pid(event.tgid),
-            tid: Pid(event.tid),
-            comm: Comm(event.comm),
-            cgroup: out.cgroup(event.cgroup),
+            time,
+            uid,
+            pid,
+            tid,
+            comm,
+            cgroup,
             ip_version: ends.ip_version(),
             ends,
             result: match Outcome(event.result.into()) {

@@ -47,7 +47,7 @@ struct {
 /* With -c; user space sets the size. */
 TURNS(struct tcpconnect_key, struct tcpconnect_count, 1)
 
-struct tcpconnect_event *tcpconnect_event_type __attribute__((unused));
+EVENT(tcpconnect_event);
 struct tcpconnect_key *tcpconnect_key_type __attribute__((unused));
 enum tcpconnect_result *tcpconnect_result_type __attribute__((unused));
 
@@ -72,12 +72,11 @@ static __always_inline void set_task(struct tcpconnect_event *event)
 {
 	struct task_struct *owner = uring_current_owner();
 
-	SET_CURRENT(event);
+	record_current(&event->task, current_task());
 	if (owner) {
-		event->tid = task_pids(false, owner);
-		BPF_CORE_READ_INTO(&event->comm, owner, comm);
+		event->task.tid = task_pids(false, owner);
+		BPF_CORE_READ_INTO(&event->task.comm, owner, comm);
 	}
-	event->cgroup = bpf_get_current_cgroup_id();
 }
 
 static __always_inline void add(const struct tcpconnect_event *event)
@@ -107,7 +106,7 @@ static __always_inline void report(struct tcpconnect_event *event)
 	if (counting)
 		add(event);
 	else
-		events_output(event, sizeof(*event), event->time_ns);
+		events_output(event, sizeof(*event), event->task.time_ns);
 }
 
 /* What the running system call asked to be connected to. Returns whether that is known. */
@@ -172,7 +171,7 @@ static __always_inline void on_begin(bool btf, const struct sock *sk)
 		return;
 	set_task(&event);
 	sock_place(btf, sk, &event.ends, &event.place);
-	event.time_ns = bpf_ktime_get_boot_ns();
+	event.task.time_ns = bpf_ktime_get_boot_ns();
 	if (bpf_map_update_elem(&attempts, &key, &event, BPF_ANY)) {
 		if (!counting)
 			count(GENERATED);
@@ -259,8 +258,8 @@ static __always_inline void on_end(bool btf, const struct sock *sk, int to)
 			count(DROPPED_MAP_FULL);
 	}
 	now = bpf_ktime_get_boot_ns();
-	event.latency_ns = latency(sk, event.time_ns, now);
-	event.time_ns = now;
+	event.latency_ns = latency(sk, event.task.time_ns, now);
+	event.task.time_ns = now;
 	sock_ends(btf, sk, &event.ends);
 	report(&event);
 }
@@ -345,7 +344,7 @@ static __always_inline int on_return(int fd, const void *address, int error)
 	}
 	sock_place(false, sk, &event.ends, &event.place);
 	set_task(&event);
-	event.time_ns = bpf_ktime_get_boot_ns();
+	event.task.time_ns = bpf_ktime_get_boot_ns();
 	event.result = TCPCONNECT_FAILED;
 	event.error = error;
 	report(&event);

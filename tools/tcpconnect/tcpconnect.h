@@ -2,6 +2,8 @@
 #ifndef TCPCONNECT_H
 #define TCPCONNECT_H
 
+#include "record.bpf.h"
+
 enum tcpconnect_result {
 	/* Not known yet. */
 	TCPCONNECT_PENDING,
@@ -13,14 +15,9 @@ enum tcpconnect_result {
 
 /* A connect, when its result is known. */
 struct tcpconnect_event {
-	__u64 time_ns; /* CLOCK_BOOTTIME, at the result; in the map of attempts, at the beginning */
+	struct kscope_task task; /* who connects, and when the result was known; in the map of attempts, when it began */
 	__u64 latency_ns; /* 0: no packet was sent, or it is not known when */
-	__u64 cgroup;
-	__u32 tgid;
-	__u32 tid;
-	__u32 uid;
 	__u32 error;
-	__u8 comm[16];
 	struct kscope_ends ends;
 	struct kscope_place place;
 	/* What the program asked for, where the kernel made another remote end of it. */
@@ -28,10 +25,7 @@ struct tcpconnect_event {
 	__u16 asked_port;
 	__u8 is_moved;
 	__u8 result;
-	__u32 pad;
 };
-
-_Static_assert(sizeof(struct tcpconnect_event) == 128, "size of tcpconnect_event");
 
 /* Connects between two ends, of which the local port is 0 unless asked for. */
 struct tcpconnect_key {

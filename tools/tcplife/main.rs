@@ -84,7 +84,7 @@ impl Tool for Tcplife {
         // Nobody has closed these, so that they are nobody's that was asked for.
         if self.shared.filter.is_empty() {
             let mut unowned = tracing.entries::<u64, Event>(maps::UNOWNED)?;
-            unowned.sort_by_key(|(_, event)| event.time_ns);
+            unowned.sort_by_key(|(_, event)| event.task.time_ns);
             for (_, event) in unowned {
                 let row = Connection::new(&event, tracing.out());
                 tracing.out().found();

@@ -53,14 +53,15 @@ pub struct Connection {
 impl Connection {
     /// Of an event.
     pub fn new(event: &Event, out: &mut Out) -> Self {
-        let has_owner = event.owner.tgid != 0;
+        let Task { time, pid, uid, comm, cgroup, .. } = out.task(&event.task);
+        let has_owner = pid.0 != 0;
         let ends = event.ends.at(&event.place);
         Self {
-            time: out.time(event.time_ns),
-            pid: has_owner.then_some(Pid(event.owner.tgid)),
-            comm: has_owner.then_some(Comm(event.owner.comm)),
-            uid: has_owner.then_some(Uid(event.owner.uid)),
-            cgroup: out.cgroup(event.owner.cgroup).filter(|_| has_owner),
+            time,
+            pid: has_owner.then_some(pid),
+            comm: has_owner.then_some(comm),
+            uid: has_owner.then_some(uid),
+            cgroup: cgroup.filter(|_| has_owner),
             side: match Side(event.side.into()) {
                 Side::TCPLIFE_CONNECTED => Some("connected"),
                 Side::TCPLIFE_ACCEPTED => Some("accepted"),

@@ -18,7 +18,7 @@ const volatile struct kscope_ports remote_ports;
 
 struct tcplife_connection {
 	__u64 began_ns; /* when it was established; 0: not yet, or before the tool was there */
-	struct tcplife_owner owner;
+	struct kscope_task owner;
 	__u8 side;
 	__u8 passes; /* whether the owner passes the filters */
 	__u8 pad[2];
@@ -48,7 +48,7 @@ struct {
 	__type(value, struct tcplife_event);
 } unowned SEC(".maps");
 
-struct tcplife_event *tcplife_event_type __attribute__((unused));
+EVENT(tcplife_event);
 enum tcplife_side *tcplife_side_type __attribute__((unused));
 
 static __always_inline void keep(__u64 key, const struct tcplife_connection *connection)
@@ -60,10 +60,7 @@ static __always_inline void keep(__u64 key, const struct tcplife_connection *con
 static __always_inline void set_owner(struct tcplife_connection *connection,
 				      struct task_struct *task)
 {
-	connection->owner.tgid = task_pids(false, task) >> 32;
-	connection->owner.uid = BPF_CORE_READ(task, cred, uid.val);
-	BPF_CORE_READ_INTO(&connection->owner.comm, task, comm);
-	connection->owner.cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+	record_task(&connection->owner, false, task);
 	connection->passes = filter_task(false, task);
 }
 
@@ -76,10 +73,7 @@ static __always_inline void set_owner_to_current(struct tcplife_connection *conn
 		set_owner(connection, owner);
 		return;
 	}
-	connection->owner.tgid = current_pids() >> 32;
-	connection->owner.uid = bpf_get_current_uid_gid();
-	bpf_get_current_comm(connection->owner.comm, sizeof(connection->owner.comm));
-	connection->owner.cgroup = bpf_get_current_cgroup_id();
+	record_current(&connection->owner, current_task());
 	connection->passes = filter_current();
 }
 
@@ -100,6 +94,15 @@ static __always_inline void learn_owner(bool btf, const struct sock *sk,
 		set_owner_to_current(connection);
 }
 
+static __always_inline void set_event_owner(struct tcplife_event *event,
+					    const struct tcplife_connection *connection)
+{
+	__u64 ended_ns = event->task.time_ns;
+
+	event->task = connection->owner;
+	event->task.time_ns = ended_ns;
+}
+
 /* What is known of an owner goes to a connection without one. */
 static __always_inline void hand_over(const struct tcplife_connection *from, __u64 key, bool is_new)
 {
@@ -114,10 +117,10 @@ static __always_inline void hand_over(const struct tcplife_connection *from, __u
 		known->passes = from->passes;
 	}
 	ended = bpf_map_lookup_elem(&unowned, &key);
-	if (!ended || ended->owner.tgid)
+	if (!ended || ended->task.tgid)
 		return;
 	if (from->passes)
-		ended->owner = from->owner;
+		set_event_owner(ended, from);
 	else
 		bpf_map_delete_elem(&unowned, &key);
 }
@@ -237,10 +240,10 @@ static __always_inline void on_close(bool btf, const struct sock *sk, int from,
 		learn_owner(btf, sk, &connection);
 	if (connection.owner.tgid && !connection.passes)
 		return;
-	event.time_ns = bpf_ktime_get_boot_ns();
+	event.task = connection.owner;
+	event.task.time_ns = bpf_ktime_get_boot_ns();
 	if (connection.began_ns)
-		event.duration_ns = event.time_ns - connection.began_ns;
-	event.owner = connection.owner;
+		event.duration_ns = event.task.time_ns - connection.began_ns;
 	event.side = connection.side;
 	event.ends = *ends;
 	sock_place(btf, sk, ends, &event.place);
@@ -248,7 +251,7 @@ static __always_inline void on_close(bool btf, const struct sock *sk, int from,
 		event.place.mptcp = connection.mptcp;
 	set_bytes(&event, sk, from);
 	/* By a probe read, as in sock_place(). */
-	if (!event.owner.tgid && BPF_CORE_READ(sk, sk_socket)) {
+	if (!event.task.tgid && BPF_CORE_READ(sk, sk_socket)) {
 		if (!bpf_map_update_elem(&unowned, &key, &event, BPF_ANY))
 			return;
 		/* It may be one of those that were asked for, which nobody will know. */
@@ -259,8 +262,8 @@ static __always_inline void on_close(bool btf, const struct sock *sk, int from,
 		}
 		count(DROPPED_MAP_FULL);
 	}
-	if (event.owner.tgid || filter_is_empty())
-		events_output(&event, sizeof(event), event.time_ns);
+	if (event.task.tgid || filter_is_empty())
+		events_output(&event, sizeof(event), event.task.time_ns);
 }
 
 /* The socket of a connection that has ended already is closed by the running task. */
@@ -276,10 +279,10 @@ static __always_inline int on_destroy(const struct sock *sk)
 		return 0;
 	event = *ended;
 	bpf_map_delete_elem(&unowned, &key);
-	passes = event.owner.tgid || filter_is_empty();
-	if (!event.owner.tgid && current_may_own()) {
+	passes = event.task.tgid || filter_is_empty();
+	if (!event.task.tgid && current_may_own()) {
 		set_owner_to_current(&closer);
-		event.owner = closer.owner;
+		set_event_owner(&event, &closer);
 		passes = closer.passes;
 	}
 	if (passes)

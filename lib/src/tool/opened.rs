@@ -96,7 +96,7 @@ impl<'o, B: Bpf> Opened<'o, B> {
         }
         let constants = Constants {
             filter,
-            want_uid: common.json || print_uid,
+            want_uid: common.json || csv || print_uid,
             want_cgroup: common.json || csv || print_cgroup,
             sched_switch_state_second: !kernel.tracepoint_arg_is_pointer("sched_switch", 1),
             stack_depth: stacks.map(StackOutput::depth).transpose()?.unwrap_or_default(),
