@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-"""What is compared: for each tool, the peer of the same purpose, and a workload whose events are known."""
+"""What is compared: for each tool, the peer of the same purpose, and a workload whose events are known. Each tool's is
+in its room, bench.py."""
 
 import contextlib
+import importlib.util
 import subprocess
 import tempfile
 from dataclasses import dataclass, field
@@ -12,10 +14,11 @@ from pathlib import Path
 class Case:
     """A comparison. `work` is of the tests' workload; `{dir}` and `{disk}` are put in."""
 
-    tool: str
     peer: list
     work: list
     events: int
+    # The folder that it is in.
+    tool: str = ""
     ours: list = field(default_factory=list)
     # What an event is, in words.
     event: str = ""
@@ -43,65 +46,21 @@ SAME_WAY = (
     "for both."
 )
 
-CASES = [
-    Case(
-        "opensnoop", ["/usr/sbin/opensnoop"], ["open-loop", "--dir", "{dir}", "--count", "200000"], 200_000,
-        event="open", mark="{dir}/", kernel_target=0.25,
-        why="A bystander's system calls all come to kscope's program, which returns at once; the peer's hooks are of the "
-        "system calls that open, but have the kernel look at each call too.",
-        paced=["open-loop", "--dir", "{dir}", "--count", "{count}", "--rate", "{rate}"],
-        beside_busy=True,
-    ),
-    Case(
-        "execsnoop", ["/usr/sbin/execsnoop"], ["exec-loop", "--count", "3000", "--args", "4"], 3_000,
-        event="exec", mark="seq-",
-        paced=["exec-loop", "--count", "{count}", "--rate", "{rate}", "--args", "4"], rates=[250, 500, 1000, 2000],
-    ),
-    Case(
-        "biolatency", ["/usr/sbin/biolatency"],
-        ["io", "--path", "{disk}", "--mode", "read", "--count", "20000", "--bs", "4096"], 20_000, event="block I/O",
-        kernel_target=0.25,
-    ),
-    Case(
-        "runqlat", ["/usr/sbin/runqlat"], ["switch-loop", "--count", "200000", "--cpu", "1"], 200_000,
-        event="switch from thread to thread",
-        floor=(
-            "programs at wake-ups and switches that pass nobody, as kscope's runqlat with -p of no process has",
-            ["{kscope}", "runqlat", "-p", "4194304"],
-        ),
-        why=SAME_WAY,
-    ),
-    # libbpf-tools has no profile.
-    Case(
-        "profile", ["bpftrace", "-e", "profile:hz:997 {{ @[pid, comm, kstack, ustack] = count(); }}"],
-        ["burn", "--cpu-seconds", "2", "--cpu", "1"], 2 * 997, ours=["-F", "997"], event="sample of a busy CPU",
-    ),
-    Case(
-        "offcputime", ["/usr/sbin/offcputime"], ["switch-loop", "--count", "200000", "--cpu", "1"], 200_000,
-        event="switch from thread to thread",
-        floor=(
-            "two stacks alone, by bpftrace",
-            ["bpftrace", "-e", "tracepoint:sched:sched_switch /pid/ {{ @[kstack, ustack] = count(); }}"],
-        ),
-        why="Both take the stacks of the kernel and of the user at each switch, as a thread's own stack can't be taken when it "
-        "comes back: the kernel's unwinding is most of the time, as the row of the two stacks alone shows. `-U` or "
-        "`-K` leaves one of them out, `--state` both for switches of no interest.",
-    ),
-    Case(
-        "tcplife", ["/usr/sbin/tcplife"], ["tcp-loop", "--count", "5000"], 10_000,
-        event="end of a connection", mark="workload", lines=2,
-        paced=["tcp-loop", "--count", "{count}", "--rate", "{rate}"], rates=[2000, 4000, 8000, 16_000, 32_000],
-        in_interrupts="sock/inet_sock_set_state",
-    ),
-    Case(
-        "syscount", ["/usr/sbin/syscount"], ["call-loop", "--count", "2000000"], 2_000_000, event="system call",
-        floor=(
-            "a program there that looks at the number of the call and returns, as kscope's opensnoop has",
-            ["{kscope}", "opensnoop"],
-        ),
-        why=SAME_WAY,
-    ),
-]
+TOOLS = Path(__file__).parent.parent / "tools"
+
+
+def _load(path):
+    """The CASE of a tool's bench.py."""
+    spec = importlib.util.spec_from_file_location(f"bench_{path.parent.name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.CASE.tool = path.parent.name
+    return module.CASE
+
+
+def cases():
+    """Of the tools that have one."""
+    return [_load(path) for path in sorted(TOOLS.glob("*/bench.py"))]
 
 
 @contextlib.contextmanager

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-"""The instructions that the verifier processes for each program, as recorded in verifier.tsv."""
+"""The instructions that the verifier processes for each program, as recorded in each tool's verifier.tsv, which
+`make matrix UPDATE_BUDGET=1` writes. To measure a tool with other options too, add a row with them, and - for the
+program and each kernel."""
 
 import re
 
 GROWTH = 1.2
 REFUSED = "refused"
-COMMENT = """\
-# Written by `make matrix UPDATE_BUDGET=1`: the instructions that the verifier processed. To measure a tool with
-# other options too, add a row with them, and - for the program and each kernel.
-"""
-HEADER = ["tool", "options", "program"]
+FILE = "verifier.tsv"
+HEADER = ["options", "program"]
 
 BEGIN = re.compile(r"libbpf: prog '(\w+)': -- BEGIN PROG LOAD LOG --")
 FAILED = re.compile(r"libbpf: prog '(\w+)': BPF program load failed")
@@ -24,19 +23,18 @@ def version(kernel):
 class Budget:
     """What is recorded, and what was measured."""
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, tools):
+        """Of the tools in this folder."""
+        self.tools = tools
         self.recorded = {}
         self.measured = {}
         self.ran = set()
         self.refusals = []
-        self.kernels = []
-        if path.exists():
-            header, *rows = [line.split("\t") for line in path.read_text().splitlines() if not line.startswith("#")]
-            self.kernels = header[len(HEADER):]
+        for path in sorted(tools.glob(f"*/{FILE}")):
+            header, *rows = [line.split("\t") for line in path.read_text().splitlines()]
             for row in rows:
-                for kernel, value in zip(self.kernels, row[len(HEADER):]):
-                    self.recorded[(*row[:3], kernel)] = value
+                for kernel, value in zip(header[len(HEADER):], row[len(HEADER):]):
+                    self.recorded[(path.parent.name, *row[:2], kernel)] = value
 
     def options(self, tool):
         """The options with which a tool is loaded: none, and each set that the file has."""
@@ -94,13 +92,14 @@ class Budget:
 
     def write(self):
         """Record what was measured, in place of what is recorded of the same tools, options and kernels."""
-        self.kernels = sorted({*self.kernels, *(kernel for *_, kernel in self.ran)}, key=version)
         values = {key: value for key, value in self.recorded.items() if (key[0], key[1], key[3]) not in self.ran}
         values.update(self.measured)
         self.recorded = values
-        rows = sorted({key[:3] for key, value in values.items() if value != "-"})
-        with self.path.open("w") as file:
-            file.write(COMMENT)
-            file.write("\t".join(HEADER + self.kernels) + "\n")
-            for row in rows:
-                file.write("\t".join([*row, *(values.get((*row, kernel), "-") for kernel in self.kernels)]) + "\n")
+        for tool in {tool for tool, *_ in self.ran}:
+            own = {key[1:]: value for key, value in values.items() if key[0] == tool}
+            kernels = sorted({kernel for *_, kernel in own}, key=version)
+            rows = sorted({key[:2] for key, value in own.items() if value != "-"})
+            with (self.tools / tool / FILE).open("w") as file:
+                file.write("\t".join(HEADER + kernels) + "\n")
+                for row in rows:
+                    file.write("\t".join([*row, *(own.get((*row, kernel), "-") for kernel in kernels)]) + "\n")

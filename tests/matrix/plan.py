@@ -12,13 +12,16 @@ from machine import Boot, Job
 # The ways that a hook may have: lib/src/hooks.rs. What stands at a function's end is one with what stands at its beginning.
 WAYS = ["tp_btf", "raw_tp", "tp", "fentry", "kprobe"]
 PAIRED = {"fexit": "fentry", "kretprobe": "kprobe"}
-# The tests that all tools share.
-SHARED = "all"
-# Tests that take more than a kernel: a distribution's programs, or what was recorded on one kernel.
-HOST_ONLY = {"costs", "metrics", "runbooks"}
+# The program with the tests of the tools and of what they have in common, by module; and that with what every tool is
+# held to, a test for each promise and tool.
+BEHAVIOUR = "behaviour"
+CONTRACT = "contract"
+# Modules with tests that take more than a kernel: a distribution's programs, or what was recorded on one kernel; or
+# less.
+HOST_ONLY = {"command_line", "costs", "metrics", "runbooks"}
 # Shared tests of the command line, of what is printed and of how a tool ends: no kernel decides them.
 SHARED_HOST_ONLY = {
-    "flags_of_libbpf_tools_are_accepted", "help_and_version_are_printed", "nonsense_is_refused", "nonsense_to_kscope_is_refused",
+    "flags_of_libbpf_tools_are_accepted", "help_and_version_are_printed", "nonsense_is_refused",
     "a_command_gives_its_exit_status", "a_command_has_the_terminal_and_the_tool_a_file", "a_command_runs_as_whoever_ran_the_tool",
     "a_signal_ends_the_command_too", "ambiguous_cgroups_are_refused", "closed_pipe_ends_it_quietly", "full_disk_is_a_failure",
     "hostile_bytes_reach_no_terminal", "interrupt_termination_and_hangup_end_it_well", "stop_and_continue_do_not_end_it",
@@ -40,12 +43,14 @@ TWO_CAPABILITIES = (
 
 @dataclass
 class Suite:
-    """The tools, those of them that print events one by one, the tests by binary, and binaries with tests of no tool."""
+    """The tools, those of them that print events one by one, and the tests by program."""
 
     tools: list
     streams: set
     tests: dict
-    commands: set
+
+    def __post_init__(self):
+        self.all_tools = list(self.tools)
 
     @classmethod
     def of(cls, programs):
@@ -61,33 +66,38 @@ class Suite:
                 tests[program.name] = [line[:-6] for line in listed if line.endswith(": test")]
         helps = {tool: lines(programs / "kscope", tool, "--help") for tool in tools}
         streams = {tool for tool in tools if any("--buffer" in line for line in helps[tool])}
-        return cls(tools, streams, tests, set(tests) - set(tools) - {SHARED})
+        return cls(tools, streams, tests)
 
     def others(self, host):
-        """Binaries with tests of no tool: of the command itself, and of what it is used for."""
-        return sorted(self.commands - (set() if host else HOST_ONLY))
+        """Modules with tests of no tool: of the command itself, and of what tools have in common."""
+        modules = {test.split("::")[0] for test in self.tests[BEHAVIOUR]} - set(self.all_tools)
+        return sorted(modules - (set() if host else HOST_ONLY))
 
     def all(self, tool, host):
-        """Every test of a tool: (binary, test)."""
-        shared = [test for test in self.tests[SHARED] if host or test not in SHARED_HOST_ONLY]
-        return [(SHARED, test) for test in shared] + self.own(tool)
+        """Every test of a tool: (program, test)."""
+        return self.shared(tool, lambda promise: host or promise not in SHARED_HOST_ONLY) + self.own(tool)
+
+    def shared(self, tool, wanted):
+        """What all tools are held to, as far as it is wanted."""
+        pairs = [(test, test.split("::")) for test in self.tests[CONTRACT]]
+        return [(CONTRACT, test) for test, (promise, of) in pairs if of == tool and wanted(promise)]
 
     def own(self, tool):
-        """The tests that no other tool shares."""
-        return [(tool, test) for test in self.tests.get(tool, [])]
+        """The tests that no other tool shares, or those of such a module."""
+        return [(BEHAVIOUR, test) for test in self.tests[BEHAVIOUR] if test.startswith(f"{tool}::")]
 
     def telling(self, tool):
         """Those of its own that tell most of it."""
         own = self.own(tool)
-        return [pair for pair in own if OWN_SOME.match(pair[1])] or own[:3]
+        return [pair for pair in own if OWN_SOME.match(pair[1].split("::", 1)[1])] or own[:3]
 
     def some(self, tool):
         """What tells most of a tool in a short time."""
-        return [(SHARED, test) for test in SHARED_SOME] + self.telling(tool)
+        return self.shared(tool, SHARED_SOME.__contains__) + self.telling(tool)
 
-    def few(self, _tool):
+    def few(self, tool):
         """What tells whether a tool works at all."""
-        return [(SHARED, test) for test in SHARED_FEW]
+        return self.shared(tool, SHARED_FEW.__contains__)
 
 
 def tests(tool, pairs, way="", env=None):
@@ -117,8 +127,8 @@ def main_boot(suite, budget, host, short):
         jobs += [verifier(tool, options) for options in budget.options(tool)]
     for tool in suite.tools:
         jobs += tests(tool, suite.some(tool) if short else suite.all(tool, host))
-    for binary in suite.others(host):
-        jobs += tests(binary, suite.own(binary), env="")
+    for module in suite.others(host):
+        jobs += tests(module, suite.own(module), env="")
     return Boot("main", jobs, append="norandmaps")
 
 

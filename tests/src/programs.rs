@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The programs under test, and what they say about themselves.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use serde_json::Value;
 
@@ -76,7 +77,13 @@ pub fn has_option(tool: &str, option: &str) -> bool {
 /// # Panics
 /// If the tool has no help.
 pub fn help(tool: &str) -> String {
+    static HELP: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+    let known = || HELP.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(help) = known().get(tool) {
+        return help.clone();
+    }
     let ended: Ended = Run::new(tool).args(["--help"]).output();
     assert!(ended.status.success(), "{tool} --help: {ended:?}");
-    ended.stdout().to_string()
+    known().insert(tool.into(), ended.stdout().into());
+    ended.stdout().into()
 }

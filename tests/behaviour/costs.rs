@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the tools cost, counted rather than timed, against what was recorded in data/costs.tsv: the instructions of each
+//! What the tools cost, counted rather than timed, against what was recorded in the tool's costs.tsv: the instructions of each
 //! program as the kernel has translated it, the bytes of the ring buffer that an event takes, and the system calls that
 //! a tool makes for its events.
 //!
 //! With `KSCOPE_RECORD_COSTS=1` these tests record what they find.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
 use kscope_tests::block::Loop;
@@ -24,8 +24,10 @@ use libbpf_rs::{MapHandle, MapType};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use tempfile::TempDir;
 
-/// Each line: what, of which tool, how much.
-const RECORDED: &str = include_str!("../data/costs.tsv");
+/// Where a tool's costs are recorded. Each line: of which kind, what, how much.
+fn file(tool: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools").join(tool).join("costs.tsv")
+}
 
 /// By how much a number may grow: as a part of it, and at least.
 struct Growth(f64, f64);
@@ -43,10 +45,14 @@ fn check(kind: &str, found: &BTreeMap<(String, String), f64>, Growth(part, least
         return record(kind, found);
     }
     let mut recorded = BTreeMap::new();
-    for line in RECORDED.lines() {
-        let [of, tool, what, number] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
-        if of == kind {
-            recorded.insert((tool.to_string(), what.to_string()), number.parse::<f64>().unwrap());
+    for tool in found.keys().map(|(tool, _)| tool).collect::<BTreeSet<_>>() {
+        for line in fs::read_to_string(file(tool)).unwrap_or_default().lines() {
+            let [of, what, number] = line.split('\t').collect::<Vec<_>>()[..] else {
+                panic!("{tool}: {line}")
+            };
+            if of == kind {
+                recorded.insert((tool.to_string(), what.to_string()), number.parse::<f64>().unwrap());
+            }
         }
     }
     let mut dearer = String::new();
@@ -64,17 +70,22 @@ fn check(kind: &str, found: &BTreeMap<(String, String), f64>, Growth(part, least
             None => writeln!(dearer, "{tool}: no {kind} are recorded").unwrap(),
         }
     }
-    assert!(dearer.is_empty(), "{dearer}if that has to be: KSCOPE_RECORD_COSTS=1 cargo test --test costs");
+    assert!(
+        dearer.is_empty(),
+        "{dearer}if that has to be: KSCOPE_RECORD_COSTS=1 cargo test --test behaviour costs"
+    );
 }
 
 fn record(kind: &str, found: &BTreeMap<(String, String), f64>) {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/data/costs.tsv");
-    let before = fs::read_to_string(path).unwrap();
-    let others = before.lines().filter(|line| line.split('\t').next() != Some(kind)).map(String::from);
-    let new = found.iter().map(|((tool, what), number)| format!("{kind}\t{tool}\t{what}\t{number:.0}"));
-    let mut lines: Vec<String> = others.chain(new).collect();
-    lines.sort();
-    fs::write(path, lines.join("\n") + "\n").unwrap();
+    for tool in found.keys().map(|(tool, _)| tool).collect::<BTreeSet<_>>() {
+        let before = fs::read_to_string(file(tool)).unwrap_or_default();
+        let others = before.lines().filter(|line| line.split('\t').next() != Some(kind)).map(String::from);
+        let own = found.iter().filter(|((name, _), _)| name == tool);
+        let new = own.map(|((_, what), number)| format!("{kind}\t{what}\t{number:.0}"));
+        let mut lines: Vec<String> = others.chain(new).collect();
+        lines.sort();
+        fs::write(file(tool), lines.join("\n") + "\n").unwrap();
+    }
 }
 
 /// The programs that a process holds: the instructions of each by its function's name.
