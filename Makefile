@@ -21,7 +21,8 @@ BPF_SOURCES = $(shell find bpf tools -name '*.[ch]')
 
 say = @printf '\n==> %s\n' "$(1)"
 
-.PHONY: setup run build test matrix bench lint static install deb rpm reproduce try-packages try-units fuzz format
+.PHONY: setup run build test check new matrix scale bench lint audit static install deb rpm reproduce try-packages \
+	try-units fuzz format
 
 run: setup build
 	$(call say,$(TOOL) on this kernel: $(SUDO) $(KSCOPE) $(TOOL) $(ARGS))
@@ -48,6 +49,28 @@ test: setup lint
 		cargo test --locked -p kscope-tests --tests --no-fail-fast
 	$(call say,fuzzing: a minute in all)
 	fuzz/run 8
+
+# TOOL=opensnoop: that tool alone, in a debug build: its own tests, what every tool is held to, and what its programs cost.
+TEST_RUNNER = CARGO_TARGET_$(shell echo $(TARGET) | tr 'a-z-' 'A-Z_')_RUNNER
+check:
+	@test -f tools/$(TOOL)/main.rs || { echo "make check: there is no tools/$(TOOL)" >&2; exit 2; }
+	cargo build --locked --quiet --bin $(TOOL)
+	cargo build --locked --quiet -p kscope-tests --bin workload
+	$(TEST_RUNNER)="$(SUDO) env KSCOPE_ALONE=$(CURDIR)/$(or $(CARGO_TARGET_DIR),target)/debug/$(TOOL)" \
+		cargo test --locked --quiet -p kscope-tests --tests --no-fail-fast -- $(TOOL)
+
+# TOOL=statsnoop KIND=snoop: the room of a new tool, to be filled.
+new:
+	@docs/templates/new "$(TOOL)" "$(KIND)"
+
+# What the tree would be with COUNT tools.
+scale: static
+	tests/scale/run --count $(or $(COUNT),120) --kscope target/$(TARGET)/release/kscope --target $(TARGET)
+
+# Licences, sources and versions of what is linked: by cargo-deny, which this installs. No part of CI.
+audit:
+	@command -v cargo-deny >/dev/null || cargo install --locked --quiet cargo-deny
+	cargo deny --all-features check licenses sources bans
 
 # SECONDS="3600": for so long each; TARGETS="elf btf": those alone.
 fuzz: setup

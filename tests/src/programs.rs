@@ -17,6 +17,11 @@ pub fn kscope() -> PathBuf {
     find("KSCOPE", &["kscope", "../../release/kscope"])
 }
 
+/// `$KSCOPE_ALONE`: the program of one tool, which is tested without the others.
+pub fn alone() -> Option<PathBuf> {
+    std::env::var_os("KSCOPE_ALONE").map(PathBuf::from)
+}
+
 /// The `workload` program: `$KSCOPE_WORKLOAD`, or beside the test, or where Cargo puts it.
 ///
 /// # Panics
@@ -47,6 +52,9 @@ fn find(variable: &str, beside: &[&str]) -> PathBuf {
 pub fn tools() -> &'static [String] {
     static TOOLS: OnceLock<Vec<String>> = OnceLock::new();
     TOOLS.get_or_init(|| {
+        if let Some(tool) = alone().and_then(|path| path.file_name()?.to_str().map(String::from)) {
+            return vec![tool];
+        }
         let ended = Run::kscope(["list", "--json"]).output();
         assert!(ended.status.success(), "kscope list --json: {ended:?}");
         let name = |line: &str| {

@@ -19,16 +19,19 @@ pub struct Run {
 }
 
 impl Run {
-    /// `kscope <tool>`.
+    /// `kscope <tool>`, or the program of the tool alone.
     pub fn new(tool: &str) -> Self {
-        Self { name: tool.into(), ..Self::kscope([tool]) }
+        match programs::alone().filter(|path| path.ends_with(tool)) {
+            Some(path) => Self { name: tool.into(), ..Self::program(path) },
+            None => Self { name: tool.into(), ..Self::kscope([tool]) },
+        }
     }
 
     /// Another program, which is run as the tools are.
-    pub fn program(path: &str) -> Self {
-        let mut command = Command::new(path);
+    pub fn program(path: impl AsRef<OsStr>) -> Self {
+        let mut command = Command::new(&path);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Self { name: path.into(), command }
+        Self { name: path.as_ref().to_string_lossy().into_owned(), command }
     }
 
     /// `kscope` with these arguments.

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! kscope doctor says that it works here.
 
-use kscope_tests::Run;
+use kscope_tests::{Run, programs};
 use serde_json::Value;
 
 pub const TOGETHER: bool = true;
 
 pub fn applies(_: &str) -> bool {
-    true
+    // The program of one tool alone has no doctor.
+    programs::alone().is_none()
 }
 
 pub fn check(tool: &str) {
