@@ -3,7 +3,6 @@
 //! their names begin with the tool's.
 
 mod command_line;
-mod costs;
 mod filters;
 mod metrics;
 mod output;

@@ -18,12 +18,13 @@ BEHAVIOUR = "behaviour"
 CONTRACT = "contract"
 # Modules with tests that take more than a kernel: a distribution's programs, or what was recorded on one kernel; or
 # less.
-HOST_ONLY = {"command_line", "costs", "metrics", "runbooks"}
+HOST_ONLY = {"command_line", "metrics", "runbooks"}
 # Shared tests of the command line, of what is printed and of how a tool ends: no kernel decides them.
 SHARED_HOST_ONLY = {
     "flags_of_libbpf_tools_are_accepted", "help_and_version_are_printed", "nonsense_is_refused",
     "a_command_gives_its_exit_status", "a_command_has_the_terminal_and_the_tool_a_file", "a_command_runs_as_whoever_ran_the_tool",
     "a_signal_ends_the_command_too", "ambiguous_cgroups_are_refused", "closed_pipe_ends_it_quietly", "full_disk_is_a_failure",
+    "events_cost_no_more", "no_program_grows",
     "hostile_bytes_reach_no_terminal", "interrupt_termination_and_hangup_end_it_well", "stop_and_continue_do_not_end_it",
 }
 # The tests for a boot that differs in one thing: of the shared ones, and of a tool's own by the beginning of

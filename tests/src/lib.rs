@@ -14,6 +14,7 @@ pub mod bpf;
 pub mod burn;
 pub mod bytes;
 pub mod cgroup;
+pub mod costs;
 pub mod first_process;
 pub mod left_out;
 pub mod metrics;

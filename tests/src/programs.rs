@@ -22,6 +22,14 @@ pub fn alone() -> Option<PathBuf> {
     std::env::var_os("KSCOPE_ALONE").map(PathBuf::from)
 }
 
+/// How a shell runs a tool.
+pub fn command(tool: &str) -> String {
+    match alone() {
+        Some(path) => path.display().to_string(),
+        None => format!("{} {tool}", kscope().display()),
+    }
+}
+
 /// The `workload` program: `$KSCOPE_WORKLOAD`, or beside the test, or where Cargo puts it.
 ///
 /// # Panics

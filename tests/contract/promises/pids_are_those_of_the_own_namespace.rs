@@ -19,15 +19,14 @@ pub fn check(tool: &str) {
         return kscope_tests::say_untested("pid namespaces", "there is no unshare");
     }
     let dir = TempDir::new().unwrap();
-    let kscope = kscope_tests::programs::kscope();
+    let command = kscope_tests::programs::command(tool);
     let file = dir.path().join(tool);
     // The shell is process 1 there, and has another number outside.
     let script = format!(
-        "{kscope} {tool} --json --output {file} --pid 999,1 & k=$!
+        "{command} --json --output {file} --pid 999,1 & k=$!
          until [ -s {file} ]; do kill -0 $k || exit 1; done
          cat {marker} >/dev/null; : < {marker}
          kill -INT $k; wait $k; exec /bin/true {marker}",
-        kscope = kscope.display(),
         file = file.display(),
         marker = dir.path().display(),
     );
@@ -46,8 +45,7 @@ pub fn check(tool: &str) {
 
     // A command is followed there too, and its number is its own.
     let script = format!(
-        "{} {tool} --json --output {} -- sh -c 'echo $$; exec cat /dev/null'; : < /dev/null",
-        kscope.display(),
+        "{command} --json --output {} -- sh -c 'echo $$; exec cat /dev/null'; : < /dev/null",
         file.display()
     );
     let unshare = ["--pid", "--fork", "--mount-proc", "sh", "-c", &script];
