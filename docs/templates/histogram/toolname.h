@@ -1,0 +1,7 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef TOOLNAME_H
+#define TOOLNAME_H
+
+/* What cross to user space are histograms alone. */
+
+#endif

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! toolname against the oracle: each thread that ends is counted once.
+#![allow(clippy::unwrap_used)]
+
+use kscope_tests::{Run, Workload};
+
+#[test]
+fn each_end_is_counted() {
+    let workload = Workload::start(["comm", "77"]);
+    let tracer = Run::new("toolname").args(["--pid", &workload.pid()]).json();
+    workload.finish();
+    let finished = tracer.finished();
+    finished.check();
+    let count: u64 = finished.data().map(|row| row["count"].as_u64().unwrap()).sum();
+    assert_eq!(count, 1, "{finished:?}");
+}
