@@ -377,7 +377,8 @@ impl<'obj> Uprobes<'obj> {
         self.look_next = Instant::now() + LOOK.max(began.elapsed().saturating_mul(LOOK_SHARE));
     }
 
-    /// Find what a process has mapped: the libraries, or the program itself where it has none. Whether there is any.
+    /// Find what a process has mapped: the libraries, or the program itself where it has none. Whether any of it is still
+    /// there.
     fn look_at(&mut self, pid: u32) -> bool {
         let mut mappings = Vec::new();
         let (mut is_static, is_library) = (true, self.library_test());
@@ -396,11 +397,14 @@ impl<'obj> Uprobes<'obj> {
             Ok(()) => (),
         }
         mappings.retain(|(_, is_library)| *is_library || is_static);
-        let any = !mappings.is_empty();
+        let mut any = false;
         for (mapping, _) in mappings {
             match locate(&mapping) {
                 Err(Missing::Unmapped) => (),
-                result => self.take_located(mapping, result),
+                result => {
+                    any = true;
+                    self.take_located(mapping, result);
+                }
             }
         }
         any
@@ -418,8 +422,9 @@ impl<'obj> Uprobes<'obj> {
     /// Find the file of a mapping that the kernel told of.
     fn take(&mut self, mapping: Mapping) {
         let result = match locate(&mapping) {
-            // It may have another range by now. Else the process has ended, or has unmapped it.
-            Err(Missing::Unmapped) if self.look_at(mapping.pid) || !has_ended(mapping.pid) => return,
+            // It may have another range by now, or the process another program. Else it has ended, or is on its way to
+            // that: then it maps nothing any more, but counts as living for a moment.
+            Err(Missing::Unmapped) if self.look_at(mapping.pid) => return,
             Err(Missing::Unmapped) => match Found::without_process(&mapping) {
                 Some(found) => Ok(found),
                 None => {
@@ -860,12 +865,6 @@ fn script(file: &File) -> Option<PathBuf> {
     let words = line.strip_prefix(b"#!")?.trim_ascii();
     let word = words.split(u8::is_ascii_whitespace).next()?;
     Some(OsStr::from_bytes(word).into())
-}
-
-/// A process that has not been waited for counts as ended, too.
-fn has_ended(pid: u32) -> bool {
-    let state = Process::new(pid.cast_signed()).and_then(|process| process.stat()).map(|stat| stat.state);
-    state.map_or(true, |state| matches!(state, 'Z' | 'X'))
 }
 
 /// The effective user of a process. Whose files it has says less: it may hide that.

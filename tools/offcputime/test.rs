@@ -8,7 +8,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use kscope_tests::burn::{Burner, last_cpu, workload_has_symbols};
-use kscope_tests::scale::times;
+use kscope_tests::scale::{is_slow, times};
 use kscope_tests::stacks::{Frame, Pprof, Stack, flame_graph, folded};
 use kscope_tests::{Ended, Finished, Run, Workload, left_out, process, say_untested};
 use nix::sys::signal::Signal;
@@ -204,16 +204,22 @@ fn check_plugins() {
             continue;
         }
         let stacks = stacks_of(&finished);
+        let slept = |stack: &Stack| {
+            let sleeps = |f: &Frame| f.symbol.as_ref().is_some_and(|s| s.contains("hrtimer_nanosleep"));
+            stack.kernel.iter().any(sleeps)
+        };
+        // Where the tool waits for a CPU longer than a plugin is there, it says that.
+        const LATE: &str = "the process's mappings had changed before they could be read";
+        let is_late = |f: &Frame| f.reason.as_deref() == Some(LATE);
+        let late = sum(&stacks, |stack: &Stack| slept(stack) && stack.user.iter().any(is_late)).1;
+        assert!(late == 0 || is_slow(), "{way}: {late} were read too late: {stacks:?}");
         for action in &actions {
             let name = format!("{}_sleep", action["plugin"].as_str().unwrap());
-            let slept = |stack: &Stack| {
-                let sleeps = |f: &Frame| f.symbol.as_ref().is_some_and(|s| s.contains("hrtimer_nanosleep"));
-                stack.has(&name) && stack.kernel.iter().any(sleeps)
-            };
-            let count = sum(&stacks, slept).1;
+            let count = sum(&stacks, |stack: &Stack| slept(stack) && stack.has(&name)).1;
             let most = number(action, "sleeps") + number(action, "preempted");
             let least = number(action, "sleeps").min(number(action, "voluntary"));
-            assert!((least..=most).contains(&count), "{way}: {count} of {action}: {stacks:?}");
+            let is_right = count <= most && count + late >= least;
+            assert!(is_right, "{way}: {count} of {action}, {late} late: {stacks:?}");
         }
     }
 }

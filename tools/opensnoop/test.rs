@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::fs::{self, Permissions};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -22,6 +22,7 @@ use kscope_tests::{Ended, Finished, Run, Who, Workload};
 use kscope_tests::{now, process, say_untested, wait_until};
 use libc::{AT_FDCWD, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_RDWR, O_TMPFILE};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpid, gettid};
 use serde_json::Value;
@@ -1115,14 +1116,13 @@ fn a_second_interrupt_ends_it_at_once() {
     let dir = Scratch::new();
     let path = dir.path().to_str().unwrap();
     let workload = Workload::start(["open-loop", "--dir", path, "--count", "5000"]);
+    let same = writer.try_clone().unwrap();
     let tracer = with_pid(&workload, &[]).stdout(writer).text();
     workload.finish();
     // Nobody reads: it hangs in a write.
     let full = || {
-        let mut bytes = 0;
-        // SAFETY: FIONREAD writes an int.
-        unsafe { libc::ioctl(reader.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
-        bytes >= 60_000 && process::state(tracer.pid()) == Some('S')
+        let mut writable = [PollFd::new(same.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut writable, PollTimeout::ZERO).unwrap() == 0 && process::state(tracer.pid()) == Some('S')
     };
     wait_until("the pipe to be full", || full().then_some(()));
     tracer.signal(Signal::SIGINT);
