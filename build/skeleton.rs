@@ -174,7 +174,7 @@ impl VisitMut for Pointers<'_> {
         let mut named = Names::default();
         named.visit_type(&pointer.elem);
         if named.0.iter().any(|name| self.known.contains_key(name) && !self.kept.contains(name)) {
-            pointer.elem = Box::new(parse_quote! { std::ffi::c_void });
+            *pointer.elem = parse_quote! { std::ffi::c_void };
         }
         syn::visit_mut::visit_type_ptr_mut(self, pointer);
     }

@@ -179,19 +179,17 @@ pub fn schema(tool: &str, rows: &[RowInfo]) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row::Field;
 
-    struct Name(Vec<u8>);
-
-    impl Row for Name {
-        const TYPE: &'static str = "event";
-        const FIELDS: &'static [Field<Self>] =
-            &[Field::new("name", Kind::Bytes, "a name", |r: &Self| Value::Bytes(&r.0))];
+    #[derive(Row)]
+    #[row(type = "event")]
+    struct Name {
+        /// a name
+        name: Vec<u8>,
     }
 
     fn line(bytes: &[u8]) -> String {
         let mut out = Vec::new();
-        write_line(&mut out, &JsonRow(&Name(bytes.to_vec()))).unwrap();
+        write_line(&mut out, &JsonRow(&Name { name: bytes.to_vec() })).unwrap();
         String::from_utf8(out).unwrap()
     }
 

@@ -205,12 +205,24 @@ pub struct RowInfo {
     pub name: &'static str,
     /// Its fields.
     pub fields: &'static [Field],
+    table: &'static [Shown],
 }
 
 impl RowInfo {
     /// Of the row type `R`.
     pub fn of<R: Row>() -> Self {
-        Self { name: R::TYPE, fields: R::FIELDS }
+        Self { name: R::TYPE, fields: R::FIELDS, table: R::TABLE }
+    }
+
+    /// Whether it has this key.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.fields.iter().any(|field| field.key == key)
+    }
+
+    /// Whether its table has this column at all times.
+    pub(crate) fn always_shows(&self, Column(title): Column) -> bool {
+        let always = self.table.iter().filter(|column| !column.is_optional);
+        always.into_iter().any(|column| self.fields[column.at].title == title)
     }
 }
 

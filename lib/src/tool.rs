@@ -32,7 +32,9 @@ mod tracing;
 
 pub use opened::Opened;
 pub use opened::Values;
+pub use stacks::Totals;
 pub use summaries::Histograms;
+pub use summaries::Measures;
 pub use summaries::Source;
 pub use tracing::Done;
 pub use tracing::Tracing;
@@ -241,7 +243,7 @@ fn run<T: Tool>(tool: &Entry, matches: &clap::ArgMatches) -> anyhow::Result<()> 
         return Ok(());
     }
     let mut storage = Storage::uninit();
-    let opened = Opened::open(T::INFO.name, args.shared(), &mut storage)?;
+    let opened = Opened::open(T::INFO.name, &T::Rows::infos(), args.shared(), &mut storage)?;
     args.run(opened).map(drop)
 }
 

@@ -21,6 +21,7 @@ use kscope::names::Disk;
 use kscope::names::Disks;
 use kscope::prelude::*;
 use kscope::tool::Histograms;
+use kscope::tool::Measures;
 
 kscope::bpf!("biolatency");
 use bpf::hooks;
@@ -116,7 +117,7 @@ impl Histograms for Ios {
     const OF: &'static str = "block I/O";
     const METRIC: Family = Family::histogram("io", "How long block I/O took");
 
-    fn take(&mut self, from: &mut Source<'_, Self::Bpf>) -> Result<Vec<(Id, (Hist, ()))>, Error> {
+    fn take(&mut self, from: &mut Source<'_, Self::Bpf>) -> Result<Measures<Id, ()>, Error> {
         let hist = |hist: &KernelHist| Hist::new(&hist.slots, hist.sum_ns);
         let now: BTreeMap<Id, Hist> = if self.args.per_disk || self.args.per_flags {
             let entries = from.entries::<Key, KernelHist>(maps::HISTS)?;

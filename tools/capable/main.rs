@@ -80,8 +80,6 @@ impl Tool for Capable {
         bpf.show(&[Check::TID, Check::AUDIT, Check::INSETID, Check::USERNS], self.extra);
         let callers = bpf.kernel().places(&CALLERS.map(|(name, _)| name));
         let rodata = bpf.rodata();
-        // Its column is always there.
-        rodata.want_uid = true;
         rodata.unique = match self.unique {
             Unique::Off => UniqueKey::CAPABLE_UNIQUE_OFF.0,
             Unique::Pid => UniqueKey::CAPABLE_UNIQUE_PID.0,

@@ -12,7 +12,6 @@
 #define FAILED_READ 4096
 #define ENOENT 2
 
-
 struct execsnoop_scratch {
 	struct execsnoop_event event;
 	/* Directly behind the event, as in the record. */

@@ -19,7 +19,7 @@ enum execsnoop_kind {
  * of arguments, each ended by a NUL.
  */
 struct execsnoop_event {
-	struct kscope_task task; /* who executes; with the time, tgid ties the parts of one exec together */
+	struct kscope_task task; /* the time and tgid tie the parts of one exec together */
 	__u32 ppid;
 	__u32 euid; /* of the new program; of a failed exec, the caller's */
 	__s32 ret;

@@ -6,7 +6,7 @@
 
 struct exitsnoop_event {
 	struct kscope_task task; /* who ended, and when */
-	__u64 start_ns; /* CLOCK_BOOTTIME */
+	__u64 start_ns;		 /* CLOCK_BOOTTIME */
 	__u32 ppid;
 	__u32 euid;
 	__u32 exit_code; /* as wait(2) encodes it */

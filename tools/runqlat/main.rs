@@ -11,6 +11,7 @@ use kscope::intervals::Intervals;
 use kscope::metrics::Family;
 use kscope::prelude::*;
 use kscope::tool::Histograms;
+use kscope::tool::Measures;
 
 kscope::bpf!("runqlat");
 use bpf::maps;
@@ -77,7 +78,7 @@ impl Histograms for Waits {
     const OF: &'static str = "waits for a CPU";
     const METRIC: Family = Family::histogram("wait", "How long tasks waited for a CPU");
 
-    fn take(&mut self, from: &mut Source<'_, Self::Bpf>) -> Result<Vec<(Id, (Hist, Self::With))>, Error> {
+    fn take(&mut self, from: &mut Source<'_, Self::Bpf>) -> Result<Measures<Id, Self::With>, Error> {
         if !self.args.is_keyed() {
             let total = from.bss().map(|bss| bss.total).unwrap_or_default();
             let now = [((0, 0, 0), Hist::new(&total.slots, total.sum_ns))].into();

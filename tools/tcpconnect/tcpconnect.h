@@ -15,8 +15,9 @@ enum tcpconnect_result {
 
 /* A connect, when its result is known. */
 struct tcpconnect_event {
-	struct kscope_task task; /* who connects, and when the result was known; in the map of attempts, when it began */
-	__u64 latency_ns; /* 0: no packet was sent, or it is not known when */
+	struct kscope_task task; /* who connects, and when the result was known; in the map of
+				    attempts, when it began */
+	__u64 latency_ns;	 /* 0: no packet was sent, or it is not known when */
 	__u32 error;
 	struct kscope_ends ends;
 	struct kscope_place place;

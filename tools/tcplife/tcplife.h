@@ -12,7 +12,7 @@ enum tcplife_side {
 
 struct tcplife_event {
 	struct kscope_task task; /* who it belongs to, and when it ended */
-	__u64 duration_ns; /* since it was established; 0: not known */
+	__u64 duration_ns;	 /* since it was established; 0: not known */
 	__u64 sent;
 	__u64 received;
 	struct kscope_ends ends;

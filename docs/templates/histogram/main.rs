@@ -9,6 +9,7 @@ use kscope::intervals::Intervals;
 use kscope::metrics::Family;
 use kscope::prelude::*;
 use kscope::tool::Histograms;
+use kscope::tool::Measures;
 
 kscope::bpf!("toolname");
 
@@ -44,7 +45,7 @@ impl Histograms for Ends {
     const OF: &'static str = "ends of processes";
     const METRIC: Family = Family::histogram("life", "How long processes lived");
 
-    fn take(&mut self, from: &mut Source<'_, Self::Bpf>) -> Result<Vec<((), (Hist, ()))>, Error> {
+    fn take(&mut self, from: &mut Source<'_, Self::Bpf>) -> Result<Measures<(), ()>, Error> {
         let total = from.bss().map(|bss| bss.total).unwrap_or_default();
         let now = [((), Hist::new(&total.slots, total.sum_ns))].into();
         Ok(self.0.next(now).1.into_iter().map(|(_, hist)| ((), (hist, ()))).collect())

@@ -25,6 +25,7 @@ use crate::metrics::Exporter;
 use crate::namer::Namer;
 use crate::pinned;
 use crate::row::Column;
+use crate::row::RowInfo;
 use crate::session;
 use crate::session::Session;
 use crate::stack;
@@ -73,6 +74,7 @@ pub struct Opened<'o, B: Bpf> {
 impl<'o, B: Bpf> Opened<'o, B> {
     pub(super) fn open(
         name: &'static str,
+        rows: &[RowInfo],
         shared: Shared<'_>,
         storage: &'o mut Storage,
     ) -> Result<Self, Error> {
@@ -94,10 +96,13 @@ impl<'o, B: Bpf> Opened<'o, B> {
                 "either the programs or the arguments have a filter, and not both".into(),
             ));
         }
+        let is_seen = |key: &str, column: Column| {
+            rows.iter().any(|row| (common.json || csv) && row.has(key) || row.always_shows(column))
+        };
         let constants = Constants {
             filter,
-            want_uid: common.json || csv || print_uid,
-            want_cgroup: common.json || csv || print_cgroup,
+            want_uid: print_uid || is_seen("uid", Column::UID),
+            want_cgroup: print_cgroup || is_seen("cgroup", Column::CGROUP),
             sched_switch_state_second: !kernel.tracepoint_arg_is_pointer("sched_switch", 1),
             stack_depth: stacks.map(StackOutput::depth).transpose()?.unwrap_or_default(),
             stack_want_kernel: stacks.is_some_and(|stacks| !stacks.user_stacks_only),

@@ -10,6 +10,7 @@ use super::Tracing;
 use super::tracing::on_event;
 use crate::Error;
 use crate::Out;
+use crate::bpf::Bpf;
 use crate::bpf::Map;
 use crate::perf::Sampler;
 use crate::perf::Summary;
@@ -21,6 +22,9 @@ use crate::stack::HasStacks;
 use crate::stack::Meaning;
 use crate::stack::Stacks;
 use crate::stack::Taken;
+
+/// Samples in the idle task, in user space and in the kernel.
+pub type Totals<B> = fn(&<B as Bpf>::Bss) -> [u64; 3];
 
 impl<B: HasStacks> Tracing<'_, B> {
     fn start_stacks(&mut self, taken: Taken) -> Result<Option<Stacks>, Error> {
@@ -39,7 +43,7 @@ impl<B: HasStacks> Tracing<'_, B> {
         mut self,
         meaning: &Meaning,
         at_end: impl FnOnce(&mut B::Bss),
-        sampled: Option<(&Sampler, fn(&B::Bss) -> [u64; 3])>,
+        sampled: Option<(&Sampler, Totals<B>)>,
     ) -> anyhow::Result<Done> {
         let taken = if sampled.is_some() { Taken::AtSample } else { Taken::InHook };
         let stacks = self.start_stacks(taken)?.ok_or_else(|| Error::Mistake("no stacks are taken".into()))?;
@@ -109,7 +113,7 @@ impl<B: HasStacks> Tracing<'_, B> {
     }
 }
 
-impl<B: crate::bpf::Bpf> Tracing<'_, B> {
+impl<B: Bpf> Tracing<'_, B> {
     /// What was sampled in all: in the idle task, in user space and in the kernel. With a filter, nobody knows how many
     /// samples there should be.
     ///

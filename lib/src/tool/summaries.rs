@@ -74,6 +74,9 @@ impl<'a, B: Bpf> Source<'a, B> {
     }
 }
 
+/// Histograms by key, with what is known of each besides.
+pub type Measures<K, W> = Vec<(K, (Hist, W))>;
+
 /// A tool's histograms, one for each key.
 pub trait Histograms {
     /// The tool's object.
@@ -94,10 +97,7 @@ pub trait Histograms {
     ///
     /// # Errors
     /// The kernel's.
-    fn take(
-        &mut self,
-        from: &mut Source<'_, Self::Bpf>,
-    ) -> Result<Vec<(Self::Key, (Hist, Self::With))>, Error>;
+    fn take(&mut self, from: &mut Source<'_, Self::Bpf>) -> Result<Measures<Self::Key, Self::With>, Error>;
 
     /// The labels of a histogram in metrics.
     fn labels(&mut self, key: &Self::Key, with: &Self::With) -> Vec<(&'static str, Vec<u8>)>;
