@@ -56,7 +56,8 @@ check:
 	@test -f tools/$(TOOL)/main.rs || { echo "make check: there is no tools/$(TOOL)" >&2; exit 2; }
 	cargo build --locked --quiet --bin $(TOOL)
 	cargo build --locked --quiet -p kscope-tests --bin workload
-	$(TEST_RUNNER)="$(SUDO) env KSCOPE_ALONE=$(CURDIR)/$(or $(CARGO_TARGET_DIR),target)/debug/$(TOOL)" \
+	$(TEST_RUNNER)="$(SUDO) env KSCOPE_ALONE=$(abspath $(or $(CARGO_TARGET_DIR),target))/debug/$(TOOL) \
+		$(if $(KSCOPE_RECORD_COSTS),KSCOPE_RECORD_COSTS=1)" \
 		cargo test --locked --quiet -p kscope-tests --tests --no-fail-fast -- $(TOOL)
 
 # TOOL=statsnoop KIND=snoop: the room of a new tool, to be filled.

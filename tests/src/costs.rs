@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a tool costs, counted rather than timed, against what is recorded in its costs.tsv.
 //!
-//! With `KSCOPE_RECORD_COSTS=1`, what is found is recorded.
+//! With `KSCOPE_RECORD_COSTS=1`, what is found is recorded; and by `make check` of a tool of which nothing is.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::say_untested;
+use crate::{programs, say_untested};
 
 /// Where a tool's costs are recorded. Each line: of which kind, what, how much.
 fn file(tool: &str) -> PathBuf {
@@ -32,7 +32,8 @@ pub const CALLS: Growth = Growth(0.25, 50.0);
 /// If one has grown, or none is recorded.
 pub fn check(tool: &str, kind: &str, found: &BTreeMap<String, f64>, Growth(part, least): Growth) {
     let text = fs::read_to_string(file(tool)).unwrap_or_default();
-    if std::env::var_os("KSCOPE_RECORD_COSTS").is_some() {
+    let is_new = programs::alone().is_some() && !file(tool).exists();
+    if is_new || std::env::var_os("KSCOPE_RECORD_COSTS").is_some() {
         return record(tool, kind, &text, found);
     }
     let mut recorded = BTreeMap::new();

@@ -7,10 +7,10 @@ use kscope_tests::{Run, Workload};
 #[test]
 fn each_end_is_counted() {
     let workload = Workload::start(["comm", "77"]);
-    let tracer = Run::new("toolname").args(["--pid", &workload.pid()]).json();
+    let tracer = Run::new("toolname").args(["--pid", &workload.pid().to_string()]).json();
     workload.finish();
     let finished = tracer.finished();
     finished.check();
-    let count: u64 = finished.data().map(|row| row["count"].as_u64().unwrap()).sum();
+    let count: u64 = finished.events().map(|row| row["count"].as_u64().unwrap()).sum();
     assert_eq!(count, 1, "{finished:?}");
 }

@@ -10,19 +10,19 @@ use kscope_tests::{Run, Workload};
 fn a_process_that_ends_is_reported_once() {
     let tracer = Run::new("toolname").json();
     let mut child = Command::new("sh").args(["-c", "exit 3"]).spawn().unwrap();
-    let pid = u64::from(child.id());
     child.wait().unwrap();
     let finished = tracer.stop();
     finished.check();
-    let status: Vec<_> = finished.events().filter(|event| event["pid"] == pid).map(|event| &event["status"]).collect();
-    assert_eq!(status, [3 << 8]);
+    let of_child = finished.events_of(child.id());
+    assert_eq!(of_child.len(), 1, "{finished:?}");
+    assert_eq!(of_child[0]["status"], 3 << 8);
 }
 
 #[test]
 fn only_what_is_asked_for_is_reported() {
     let wanted = Workload::start(["comm", "77"]);
-    let pid: u64 = wanted.pid().parse().unwrap();
-    let tracer = Run::new("toolname").args(["--pid", &wanted.pid()]).json();
+    let pid = u64::from(wanted.pid());
+    let tracer = Run::new("toolname").args(["--pid", &wanted.pid().to_string()]).json();
     Command::new("true").status().unwrap();
     wanted.finish();
     let finished = tracer.finished();
