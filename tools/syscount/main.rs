@@ -2,41 +2,28 @@
 //! syscount: count system calls, and the time that they take.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
+use counts::Counts;
 use kscope::cli;
-use kscope::escape::c_bytes;
 use kscope::hist::IntervalEnd;
-use kscope::hooks::Helper;
 use kscope::intervals::Intervals;
 use kscope::names;
 use kscope::out;
 use kscope::prelude::*;
 use kscope::syscalls;
-use kscope::syscalls::Abi;
 use kscope::syscalls::Names;
 use kscope::syscalls::Request;
 use row::Counted;
 
+mod counts;
 mod row;
 
 kscope::bpf!("syscount");
-use bpf::hooks;
 use bpf::maps;
-use bpf::types::syscount_count as Count;
-use bpf::types::syscount_key as Key;
-use bpf::types::syscount_value as Entry;
-
-kscope::growing!(Count: count, errors, total_ns);
 
 kscope::tool!(Syscount);
 
-/// SYSCOUNT_NUMBERS of syscount.h.
-const NUMBERS: i32 = 512;
-/// SYSCOUNT_CALLS and SYSCOUNT_URING of syscount.h.
-const CALLS_OF: u32 = 16;
-const URING_OF: u32 = 17;
 /// How many different calls there may be in a summary, with those that have no slot.
 const CALLS_MAX: u32 = 4096;
 /// Rows of a table, where nobody says how many.
@@ -118,9 +105,9 @@ impl Tool for Syscount {
             "system calls",
             if self.per_process { self.entries } else { CALLS_MAX },
             |from| {
-                let mut new: Vec<_> = from.turns()?.iter().map(counted).collect();
+                let mut new: Vec<_> = from.turns()?.iter().map(counts::of_entry).collect();
                 if !self.per_process {
-                    let (_, added) = slots.next(snapshot(from)?);
+                    let (_, added) = slots.next(counts::in_slots(from)?);
                     new.extend(added.into_iter().map(|(request, count)| (*request, count)));
                 }
                 new.retain(|(_, (count, _))| count.count > 0);
@@ -141,57 +128,9 @@ impl Tool for Syscount {
     }
 }
 
-/// What was counted, with a process's name.
-type Counts = (Count, Option<Vec<u8>>);
-
-/// An entry of the map whose keys come and go.
-fn counted((key, entry): &(Key, Entry)) -> (Request, Counts) {
-    let comm = || Some(c_bytes(&entry.comm).to_vec());
-    match key.kind {
-        CALLS_OF => (Request::CallsOf(key.id), (entry.count, comm())),
-        URING_OF => (Request::UringOf(key.id), (entry.count, comm())),
-        abi => (Request::Call(Abi::of(abi), key.id.cast_signed()), (entry.count, None)),
-    }
-}
-
-/// All counts that have a slot.
-fn snapshot(from: &Source<'_, bpf::Object>) -> Result<BTreeMap<Request, Counts>, Error> {
-    let slots = (0..2).flat_map(|abi| (0..NUMBERS).map(move |nr| Request::Call(Abi::of(abi), nr)));
-    let calls = slots.zip(from.percpu_sums(maps::CALLS, Count::plus)?);
-    let uring_ops = from.percpu_sums(maps::URING_OPS, Count::plus)?;
-    let all = calls.chain((0..=u8::MAX).map(Request::Uring).zip(uring_ops));
-    Ok(all.map(|(request, count)| (request, (count, None))).collect())
-}
-
 impl Syscount {
     fn counts_errors_alone(&self) -> bool {
         self.failed || self.errno.is_some()
-    }
-
-    fn hooks(&self, is_storage: bool) -> Hooks {
-        // Calls that do not return neither fail nor take a time. What is measured has its number from its beginning.
-        let all = !self.latency && !self.counts_errors_alone();
-        let mut unwanted = if all { vec![] } else { vec![hooks::EXIT, hooks::EXEC] };
-        unwanted.extend(if self.latency { &[][..] } else { &[hooks::SYS_ENTER, hooks::URING_SUBMIT] });
-        unwanted.extend((is_storage || !self.latency && !all).then_some(hooks::TASK_EXIT));
-        Hooks::new()
-            .without(&unwanted)
-            .with_helper(&[hooks::EXIT, hooks::EXEC], Helper::TaskPtRegs)
-            // Elsewhere they do not say of what.
-            .with_pointer("io_uring_complete", 1)
-            .with_args("io_uring_submit_sqe", 2)
-            .optional(
-                &[hooks::URING_SUBMIT, hooks::URING_COMPLETE],
-                "operations of io_uring can't be counted on this kernel",
-            )
-            .optional(
-                &[hooks::EXIT],
-                "exit and exit_group, which do not return, can't be counted on this kernel",
-            )
-            .optional(
-                &[hooks::EXEC],
-                "this kernel does not tell execveat from execve once they have succeeded",
-            )
     }
 
     fn show_columns(&self, bpf: &mut Opened<'_, bpf::Object>) {
