@@ -65,7 +65,9 @@ fn text_of(panic: Box<dyn Any + Send>) -> String {
 }
 
 fn main() {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // A promise is tried with many tools at once; beside another promise, its events would be those of both.
+    arguments.test_threads.get_or_insert(1);
     // One test alone is of one tool alone.
     let alone = arguments.exact;
     let mut trials = Vec::new();
