@@ -26,7 +26,6 @@
 //! facts JSON has in other fields; `skip`; and `flatten`, for a field of which the fields are the row's: with
 //! `helps("key" = "...")` and `titles("OLD" = "NEW")` these are called otherwise here.
 
-use std::borrow::Cow;
 use std::num::NonZero;
 
 pub use kscope_derive::Row;
@@ -62,13 +61,6 @@ pub enum Value<'a> {
     Time(Wall),
     /// Anything deeper, in JSON only.
     Json(serde_json::Value),
-}
-
-impl<'a> Value<'a> {
-    /// Bytes from outside, or null where there are none, as they are not known.
-    pub fn known(bytes: &'a [u8]) -> Self {
-        if bytes.is_empty() { Self::Null } else { Self::Bytes(bytes) }
-    }
 }
 
 impl From<u32> for Value<'_> {
@@ -221,8 +213,8 @@ impl RowInfo {
 
     /// Whether its table has this column at all times.
     pub(crate) fn always_shows(&self, Column(title): Column) -> bool {
-        let always = self.table.iter().filter(|column| !column.is_optional);
-        always.into_iter().any(|column| self.fields[column.at].title == title)
+        let mut always = self.table.iter().filter(|column| !column.is_optional);
+        always.any(|column| self.fields[column.at].title == title)
     }
 }
 
@@ -235,7 +227,7 @@ pub trait Cell {
     /// How wide a column of it is, if nothing else is said.
     const WIDTH: usize = 0;
 
-    /// The value, a number that is none of a whole with so many decimals.
+    /// The value; a number with a fraction has this many decimals in a table.
     fn cell(&self, decimals: usize) -> Value<'_>;
 }
 
@@ -322,15 +314,6 @@ impl Cell for &[u8] {
 
 /// Bytes from outside.
 impl Cell for Vec<u8> {
-    const KIND: Kind = Kind::Bytes;
-
-    fn cell(&self, _: usize) -> Value<'_> {
-        Value::Bytes(self)
-    }
-}
-
-/// Bytes from outside.
-impl Cell for Cow<'_, [u8]> {
     const KIND: Kind = Kind::Bytes;
 
     fn cell(&self, _: usize) -> Value<'_> {

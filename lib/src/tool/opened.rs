@@ -168,11 +168,6 @@ impl<'o, B: Bpf> Opened<'o, B> {
         self.open.open_object_mut()
     }
 
-    /// Whether metrics are exported.
-    pub fn exports(&self) -> bool {
-        self.plan.exporter.is_some()
-    }
-
     /// Give a map its size.
     ///
     /// # Errors
