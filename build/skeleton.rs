@@ -298,7 +298,7 @@ impl Glue {
                 })
                 .collect()
         };
-        let maps = constants(&mut self.maps.iter(), quote! { kscope::bpf::Map });
+        let maps = constants(&mut self.maps.iter(), quote! { kscope::maps::Map });
         let hooks = constants(&mut self.hooks.iter(), quote! { kscope::hooks::Hook });
         let [builder, open, loaded] = [("", "SkelBuilder"), ("Open", "Skel"), ("", "Skel")]
             .map(|(a, b)| format_ident!("{a}{}{b}", self.name));

@@ -6,21 +6,21 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 
 use clap::Parser;
-use kscope::cli;
+use kscope::options;
 
 #[derive(Parser)]
 struct All {
     #[command(flatten)]
-    common: cli::Common,
+    common: options::Common,
     #[command(flatten)]
-    buffer: cli::Buffer,
+    buffer: options::Buffer,
     #[command(flatten)]
-    filter: cli::Filter,
+    filter: options::Filter,
     #[command(flatten)]
-    metrics: cli::Metrics,
+    metrics: options::Metrics,
     #[command(flatten)]
-    interval: cli::Interval,
-    #[arg(long, value_parser = cli::milliseconds)]
+    interval: options::Interval,
+    #[arg(long, value_parser = options::milliseconds)]
     slower: Option<std::time::Duration>,
 }
 

@@ -10,10 +10,10 @@ use libbpf_rs::OpenObject;
 use crate::Error;
 use crate::Hooks;
 use crate::Kernel;
-use crate::bpf::Map;
+use crate::disks::Disk;
 use crate::hooks::Hook;
+use crate::maps::Map;
 use crate::names;
-use crate::names::Disk;
 use crate::row::Cell;
 use crate::row::Kind;
 use crate::row::Row;
@@ -192,7 +192,7 @@ fn stacked_majors(devices: &str) -> [u32; 3] {
 macro_rules! set_block {
     ($rodata:expr, $layout:expr, $disk:expr) => {{
         let (to, from): (_, &$crate::block::Layout) = (&mut $rodata.block, $layout);
-        let disk: &Option<$crate::names::Disk> = $disk;
+        let disk: &Option<$crate::disks::Disk> = $disk;
         to.target_dev = disk.as_ref().map_or(0, |disk| disk.dev);
         to.rqf_flush_seq = from.rqf_flush_seq;
         to.rqf_io_stat = from.rqf_io_stat;

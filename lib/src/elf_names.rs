@@ -27,8 +27,8 @@ use crate::debug_files::Wanted;
 use crate::demangle::cut;
 use crate::demangle::demangle;
 use crate::pclntab::Pclntab;
-use crate::spaces::Why;
-use crate::symbols::Symbol;
+use crate::symbol::Symbol;
+use crate::symbol::Why;
 
 const NO_SYMBOLS: Why = "the file has no symbols";
 const NOT_COVERED: Why = "no symbol covers it";

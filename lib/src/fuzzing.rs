@@ -50,7 +50,8 @@ pub fn btf(bytes: &[u8]) {
 pub fn perf_map(bytes: &[u8]) {
     let Some((complete, text)) = bytes.split_first() else { return };
     let asked = BTreeSet::from_iter(OFFSETS);
-    let found = perf_map::search(&file(text), asked, complete & 1 != 0, 1 << 20).expect("a file in memory");
+    let found =
+        perf_map::lines::search(&file(text), asked, complete & 1 != 0, 1 << 20).expect("a file in memory");
     assert!(found.names.iter().all(|(address, (_, start))| start <= address), "code covers its addresses");
 }
 

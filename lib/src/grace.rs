@@ -14,7 +14,7 @@ use libbpf_rs::MapType;
 use libbpf_rs::libbpf_sys;
 
 use crate::Error;
-use crate::session::bpf_error;
+use crate::libbpf::bpf_error;
 
 /// A map of maps, whose change waits for an RCU grace period, in which all programs run (maybe_wait_bpf_programs() in
 /// kernel/bpf/syscall.c). membarrier(2) would wait too, but not where CPUs run without a tick (nohz_full).

@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use clap::Args;
 use serde_json::Value as Json;
 use serde_json::json;
 
@@ -35,7 +36,6 @@ pub struct Unit {
 pub const MICROSECONDS: Unit = Unit { ns: 1_000, plural: "usecs", symbol: "us" };
 /// Milliseconds.
 pub const MILLISECONDS: Unit = Unit { ns: 1_000_000, plural: "msecs", symbol: "ms" };
-
 /// The bound of the last bucket but one in metrics is at most this.
 const METRICS_MAX_NS: u64 = 1 << 36;
 
@@ -237,6 +237,21 @@ impl Fields for Measured {
             4 => Value::Json(hist.json_buckets(*unit)),
             _ => Value::Null,
         }
+    }
+}
+
+/// In which unit histograms count.
+#[derive(Args, Clone, Debug)]
+pub struct HistArgs {
+    /// Count in milliseconds
+    #[arg(short, long)]
+    milliseconds: bool,
+}
+
+impl HistArgs {
+    /// The unit.
+    pub fn unit(&self) -> Unit {
+        if self.milliseconds { MILLISECONDS } else { MICROSECONDS }
     }
 }
 

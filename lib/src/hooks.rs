@@ -13,11 +13,12 @@ use libbpf_rs::OpenObject;
 use libbpf_rs::OpenProgramMut;
 
 use crate::Error;
+use crate::cgroup_paths;
+use crate::cgroups;
 use crate::command;
 use crate::kernel::Kernel;
-use crate::loading;
-use crate::names;
-use crate::session;
+use crate::kernel_types;
+use crate::maps;
 
 /// The ways, best first: cheaper and surer before dearer.
 const WAYS: [&str; 12] = [
@@ -286,10 +287,10 @@ impl Hooks {
         let mut missing = Vec::new();
         for (hook, mut ways) in self.ways(object, kernel) {
             let follows = hook.starts_with(FOLLOW);
-            let names = hook == names::CGROUP_MADE;
+            let names = hook == cgroup_paths::CGROUP_MADE;
             if self.unwanted.iter().any(|unwanted| unwanted.0 == hook)
                 || follows && !command::is_given()
-                || names && !names::shows_cgroups()
+                || names && !cgroup_paths::shows_cgroups()
             {
                 continue;
             }
@@ -311,12 +312,12 @@ impl Hooks {
                 None => missing.push((hook, refusals)),
             }
         }
-        if names::shows_cgroups() && names::has_version_1() {
-            taken.notes.push(names::VERSION_1.into());
+        if cgroup_paths::shows_cgroups() && cgroups::has_version_1() {
+            taken.notes.push(cgroup_paths::VERSION_1.into());
         }
         for (hook, refusals) in missing {
-            if hook == names::CGROUP_MADE {
-                taken.notes.push(names::NOT_MADE.into());
+            if hook == cgroup_paths::CGROUP_MADE {
+                taken.notes.push(cgroup_paths::NOT_MADE.into());
                 continue;
             }
             let Some((_, note)) = self.optional.iter().find(|(name, _)| name.0 == hook) else {
@@ -339,9 +340,9 @@ impl Hooks {
                 taken.sections.insert(name, section.clone());
             }
         }
-        loading::prepare(object, kernel)?;
+        kernel_types::prepare(object, kernel)?;
         if command::is_given() {
-            session::set_max_entries(object, "followed", FOLLOWED_MAX)?;
+            maps::set_max_entries(object, "followed", FOLLOWED_MAX)?;
         }
         Ok(taken)
     }

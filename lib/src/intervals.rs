@@ -6,8 +6,6 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::Out;
-
 /// Counts that only grow.
 pub trait Growing: Clone {
     /// What has been added since an earlier snapshot of the same.
@@ -98,18 +96,21 @@ impl<K: Ord, V: Growing> Tables<K, V> {
         Self { table: BTreeMap::new(), most: most as usize, since: Instant::now() }
     }
 
-    /// Add what came since the last call to this interval. What finds no room is counted as lost: `events` tells
-    /// how many that are.
-    pub fn add(&mut self, out: &mut Out, new: impl IntoIterator<Item = (K, V)>, events: impl Fn(&V) -> u64) {
+    /// Add what came since the last call to this interval. How many events found no room, which are lost: `events`
+    /// tells how many a value is.
+    #[must_use]
+    pub fn add(&mut self, new: impl IntoIterator<Item = (K, V)>, events: impl Fn(&V) -> u64) -> u64 {
+        let mut unkept = 0u64;
         for (key, value) in new {
             if let Some(sum) = self.table.get_mut(&key) {
                 sum.add(&value);
             } else if self.table.len() < self.most {
                 self.table.insert(key, value);
             } else {
-                out.unkept(events(&value));
+                unkept = unkept.saturating_add(events(&value));
             }
         }
+        unkept
     }
 
     /// The interval that ends now: its length in seconds, and its table.

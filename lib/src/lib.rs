@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the tools of kscope share in user space. `docs/adding-a-tool.md` shows how a tool uses it.
+//! What the tools of kscope share in user space. `docs/adding-a-tool.md` shows how a tool uses it, and
+//! `docs/architecture.md` which module may import which.
 
 pub mod block;
 pub mod bpf;
+pub mod cgroup_paths;
+pub mod cgroups;
 pub mod cli;
 pub mod command;
+pub mod disks;
 pub mod door;
 pub mod escape;
 #[cfg(fuzzing)]
@@ -23,22 +27,29 @@ pub mod names;
 pub mod net;
 pub mod objects;
 pub mod open_flags;
+pub mod options;
 pub mod out;
+pub mod paths;
 pub mod perf;
+pub mod pids;
 pub mod pinned;
-pub mod pprof;
+pub mod record;
 pub mod row;
+pub mod say;
 pub mod screen;
 pub mod session;
 pub mod signals;
 pub mod stack;
 pub mod symbols;
 pub mod syscalls;
+pub mod targets;
 pub mod tasks;
 pub mod time;
 pub mod tool;
 pub mod uprobe;
+pub mod users;
 
+mod account;
 mod btf;
 mod caps;
 mod debug_files;
@@ -46,7 +57,14 @@ mod demangle;
 mod elf;
 mod elf_names;
 mod error;
+mod follow;
 mod grace;
+mod iterator;
+mod kernel_types;
+#[cfg(test)]
+mod layers;
+mod libbpf;
+mod links;
 mod loading;
 mod losses;
 mod memory;
@@ -55,7 +73,7 @@ mod perf_map;
 mod sandbox;
 mod sink;
 mod spaces;
-mod targets;
+mod symbol;
 
 // What derive macros write names this crate so.
 extern crate self as kscope;
@@ -66,9 +84,9 @@ pub use hooks::Hooks;
 pub use kernel::Kernel;
 pub use out::Out;
 pub use plain::Plain;
+pub use say::say;
 pub use screen::Screen;
 pub use tool::clap_exit;
-pub use tool::say;
 
 /// What a tool's main.rs is made of.
 pub mod prelude {
@@ -80,7 +98,7 @@ pub mod prelude {
     pub use crate::cli::Shared;
     pub use crate::cli::Snoop;
     pub use crate::cli::Summary;
-    pub use crate::cli::UidColumn;
+    pub use crate::options::UidColumn;
     pub use crate::row::*;
     pub use crate::time::Wall;
     pub use crate::tool::Begin;
@@ -104,18 +122,4 @@ macro_rules! bpf {
             include!(concat!(env!("OUT_DIR"), "/", $tool, ".skel.rs"));
         }
     };
-}
-
-/// A record's fixed part, copied, and the bytes behind it.
-///
-/// # Errors
-/// [`Error::Record`] if it is too short.
-pub fn record<T: Plain + Default>(bytes: &[u8]) -> Result<(T, &[u8]), Error> {
-    let mut fixed = T::default();
-    fixed_part(&mut fixed, bytes).ok_or(Error::Record(bytes.len()))?;
-    Ok((fixed, &bytes[size_of::<T>()..]))
-}
-
-fn fixed_part<T: Plain>(to: &mut T, from: &[u8]) -> Option<()> {
-    plain::copy_from_bytes(to, from.get(..size_of::<T>())?).ok()
 }

@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::sync::mpsc::RecvTimeoutError;
@@ -27,43 +25,22 @@ use serde_json::json;
 
 use crate::Error;
 use crate::Out;
+use crate::account::Account;
+use crate::account::NO_ROOM;
+use crate::account::list;
 use crate::kernel;
+use crate::libbpf::bpf_error;
 use crate::say;
-use crate::session::bpf_error;
 use crate::signals;
 use crate::sink;
 use crate::time::Wall;
 
-/// Of the causes for which an event has no stack, the one that is a loss.
-pub(crate) const NO_ROOM: &str = "no_room";
 /// Causes of losses that no program counts.
 const OUTPUT_FULL: &str = "output_full";
 const SUMMARY_FULL: &str = "summary_full";
 /// How often losses are reported while they happen.
 pub(crate) const REPORT: Duration = Duration::from_secs(1);
 const STACK: usize = 128 << 10;
-
-/// Measurements that user space knows not to have been made, by cause.
-static DROPPED: Mutex<BTreeMap<&str, u64>> = Mutex::new(BTreeMap::new());
-
-/// Count one in the footer's `dropped_by_cause`.
-pub(crate) fn count_dropped(cause: &'static str) {
-    count(&DROPPED, cause);
-}
-
-fn count(counts: &Mutex<BTreeMap<&'static str, u64>>, cause: &'static str) {
-    let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
-    let count = counts.entry(cause).or_default();
-    *count = count.saturating_add(1);
-}
-
-/// Files of stacks' frames that could not be read for their names, by cause.
-static STACKS: Mutex<BTreeMap<&str, u64>> = Mutex::new(BTreeMap::new());
-
-/// Count one in the footer's `stacks_by_cause`.
-pub(crate) fn count_stack(cause: &'static str) {
-    count(&STACKS, cause);
-}
 
 /// What the programs counted about themselves (bpf/counters.bpf.h).
 pub(crate) struct Counters {
@@ -102,42 +79,6 @@ impl Counters {
     }
 }
 
-/// How many events there were and what became of them.
-#[derive(Clone, Debug, Default)]
-pub struct Account {
-    /// Events that the programs saw and that passed their filters.
-    pub generated: u64,
-    /// Events that happened and are not shown, by cause.
-    pub lost: BTreeMap<String, u64>,
-    /// Measurements not made because the number would be false, by cause.
-    pub dropped: BTreeMap<String, u64>,
-    /// Events that are shown without a stack, or with a part of it, by cause.
-    pub stacks: BTreeMap<String, u64>,
-}
-
-impl Account {
-    /// Add a cause that no program counts.
-    fn add_lost(&mut self, cause: &str, events: u64) {
-        if events > 0 {
-            self.lost.insert(cause.into(), events);
-        }
-    }
-
-    /// All events lost.
-    pub fn total_lost(&self) -> u64 {
-        self.lost.values().sum()
-    }
-}
-
-pub(crate) fn nonzero(counts: &BTreeMap<String, u64>) -> BTreeMap<&str, u64> {
-    counts.iter().filter(|(_, n)| **n > 0).map(|(cause, n)| (cause.as_str(), *n)).collect()
-}
-
-pub(crate) fn list(counts: &BTreeMap<String, u64>) -> String {
-    let one = |(cause, n): (&str, u64)| format!("{} {n}", cause.replace('_', " "));
-    nonzero(counts).into_iter().map(one).collect::<Vec<_>>().join(", ")
-}
-
 /// What counts, for the thread too that reports.
 struct Sources {
     tool: &'static str,
@@ -148,11 +89,7 @@ struct Sources {
 impl Sources {
     fn account(&self) -> Result<Account, Error> {
         let mut account = self.counters.as_ref().map_or_else(|| Ok(Account::default()), Counters::read)?;
-        for (cause, n) in &*STACKS.lock().unwrap_or_else(PoisonError::into_inner) {
-            account.stacks.insert((*cause).into(), *n);
-        }
-        let dropped = DROPPED.lock().unwrap_or_else(PoisonError::into_inner);
-        account.dropped.extend(dropped.iter().map(|(cause, n)| (String::from(*cause), *n)));
+        account.add_counted();
         account.add_lost(OUTPUT_FULL, self.output.unwritten.load(Ordering::Relaxed));
         Ok(account)
     }

@@ -12,8 +12,71 @@ use libbpf_rs::OpenObject;
 use plain::Plain;
 
 use crate::Error;
-use crate::bpf::Map;
-use crate::record;
+use crate::libbpf::bpf_error;
+use crate::record::record;
+
+/// The name of a map; build.rs makes a constant for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Map(pub &'static str);
+
+impl Map {
+    /// A map of an object.
+    ///
+    /// # Errors
+    /// libbpf's; or that there is none, in an object of another tool.
+    pub fn of(self, object: &Object) -> Result<MapHandle, Error> {
+        let found = object.maps().find(|map| map.name() == self.0);
+        let found = found.ok_or_else(|| Error::Mistake(format!("there is no map {}", self.0)))?;
+        MapHandle::try_from(&found).map_err(bpf_error(format!("the map {}", self.0)))
+    }
+
+    /// Every entry of a hash map that is there for the whole time of the reading.
+    ///
+    /// # Errors
+    /// The kernel's; or that there is none, in an object of another tool.
+    pub fn entries<K: Plain + Default, V: Plain + Default>(
+        self,
+        object: &Object,
+    ) -> Result<Vec<(K, V)>, Error> {
+        let found = object.maps().find(|map| map.name() == self.0);
+        entries(&found.ok_or_else(|| Error::Mistake(format!("there is no map {}", self.0)))?)
+    }
+
+    /// Every value of an array that has one for each CPU, summed up by `add`.
+    ///
+    /// # Errors
+    /// The kernel's; or that there is none, in an object of another tool.
+    pub fn percpu_sums<V: Plain + Default>(
+        self,
+        object: &Object,
+        add: impl Fn(V, V) -> V,
+    ) -> Result<Vec<V>, Error> {
+        let found = object.maps().find(|map| map.name() == self.0);
+        percpu_sums(&found.ok_or_else(|| Error::Mistake(format!("there is no map {}", self.0)))?, add)
+    }
+
+    /// Give it its size.
+    ///
+    /// # Errors
+    /// libbpf's; or that there is none, in an object of another tool.
+    pub fn set_entries(self, object: &mut OpenObject, entries: u32) -> Result<(), Error> {
+        if set_max_entries(object, self.0, entries)? {
+            Ok(())
+        } else {
+            Err(Error::Mistake(format!("there is no map {}", self.0)))
+        }
+    }
+}
+
+/// Give a map its size. Whether there is one of this name.
+///
+/// # Errors
+/// libbpf's.
+pub(crate) fn set_max_entries(object: &mut OpenObject, map: &str, entries: u32) -> Result<bool, Error> {
+    let Some(mut found) = object.maps_mut().find(|m| m.name() == map) else { return Ok(false) };
+    found.set_max_entries(entries).map_err(bpf_error(format!("sizing the map {map}")))?;
+    Ok(true)
+}
 
 fn failed(what: &str) -> impl FnOnce(libbpf_rs::Error) -> Error {
     |error| Error::Bpf { what: what.into(), error, detail: String::new() }

@@ -17,21 +17,25 @@ use std::time::Instant;
 use nix::sys::eventfd::EventFd;
 use prometheus_client::metrics::MetricType;
 
-use crate::Error;
-use crate::cli::Metrics;
-use crate::escape::escape;
-use crate::hist::Hist;
-use crate::hist::Unit;
-use crate::say;
-use crate::session::Account;
-use crate::sink::is_full;
-use crate::time::Wall;
-
+mod series;
 mod server;
 mod text;
 mod textfile;
 
+use crate::Error;
+use crate::account::Account;
+use crate::escape::escape;
+use crate::hist::Hist;
+use crate::hist::Unit;
+use crate::options::Metrics;
+use crate::say;
+use crate::sink::is_full;
+use crate::time::Wall;
+use series::Amount;
+use series::Key;
+use series::Scale;
 use server::Server;
+
 #[cfg(fuzzing)]
 pub(crate) use server::parse_request;
 use text::Rendered;
@@ -42,15 +46,6 @@ const OTHER: &str = "other";
 const TEXTFILE_EVERY: Duration = Duration::from_secs(10);
 /// So many label sets without a place are told apart, in order to count them.
 const MERGED_MAX: usize = 1 << 16;
-
-/// What a family's numbers are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scale {
-    One,
-    Bytes,
-    /// Given in nanoseconds.
-    Seconds,
-}
 
 /// A metric of a tool: its name, of which the library makes `kscope_<tool>_<name>` with the unit behind it.
 #[derive(Clone, Copy, Debug)]
@@ -92,36 +87,6 @@ impl Family {
 
 /// A label of a series: its name, and its value, of which bytes that are no harmless text are escaped.
 pub type Label<'a> = (&'static str, &'a dyn AsRef<[u8]>);
-type Key = Vec<(&'static str, String)>;
-
-/// A series' number; of a histogram, also how many values lie in each bucket.
-#[derive(Clone, Debug, Default)]
-struct Amount {
-    sum: u64,
-    buckets: Vec<u64>,
-}
-
-impl Amount {
-    fn add(&mut self, more: &Self) {
-        self.sum = self.sum.saturating_add(more.sum);
-        self.buckets.resize(self.buckets.len().max(more.buckets.len()), 0);
-        self.buckets.iter_mut().zip(&more.buckets).for_each(|(n, more)| *n = n.saturating_add(*more));
-    }
-
-    /// What came since; all of it where something went down, as the kernel began to count anew.
-    fn since(&self, before: &Self) -> Self {
-        let pairs = || self.buckets.iter().zip(before.buckets.iter().chain(std::iter::repeat(&0)));
-        if self.sum < before.sum || pairs().any(|(now, before)| now < before) {
-            return self.clone();
-        }
-        Self { sum: self.sum - before.sum, buckets: pairs().map(|(now, before)| now - before).collect() }
-    }
-
-    /// What decides who gets a place: how often, of a histogram.
-    fn weight(&self) -> u64 {
-        if self.buckets.is_empty() { self.sum } else { self.buckets.iter().sum() }
-    }
-}
 
 /// A family's series.
 #[derive(Debug)]

@@ -51,15 +51,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::Error;
+use crate::account;
 use crate::debug_files::Wanted;
 use crate::demangle::cut;
 use crate::elf_names::Extent;
 use crate::elf_names::FileNames;
 use crate::elf_names::INLINED_MAX;
-use crate::losses;
-use crate::perf_map;
+use crate::perf_map::lines;
 use crate::sandbox;
-use crate::symbols::Symbol;
+use crate::symbol::Symbol;
 
 const DIED: &str = "the process that read the file's symbols died of it";
 const LATE: &str = "it took too long to read the file's symbols";
@@ -247,7 +247,7 @@ impl Namer {
                 break;
             }
         }
-        losses::count_stack(UNREAD);
+        account::count_stack(UNREAD);
         found.resize(offsets.len(), Symbol::unknown(why.map_or(DIED, Failure::why)));
         found
     }
@@ -259,8 +259,8 @@ impl Namer {
         addresses: &BTreeSet<u64>,
         is_complete: bool,
         allowed: u64,
-    ) -> Result<perf_map::Found, &'static str> {
-        let mut found = perf_map::Found { names: BTreeMap::new(), read: 0, all: false };
+    ) -> Result<lines::Found, &'static str> {
+        let mut found = lines::Found { names: BTreeMap::new(), read: 0, all: false };
         let asked = self.ask(file_time(file), |this, worker, until| {
             let question: MapQuestion = (is_complete, allowed, addresses.clone());
             send(worker, tag::PERF_MAP, &question, &[file.as_raw_fd()])?;
@@ -283,7 +283,7 @@ impl Namer {
             }
         });
         asked.map_err(|failure| {
-            losses::count_stack(UNREAD);
+            account::count_stack(UNREAD);
             failure.why()
         })?;
         Ok(found)
@@ -595,7 +595,7 @@ fn answer_file(tool: &UnixStream, file: &fs::File, (with_debug, offsets): FileQu
 }
 
 fn answer_map(tool: &UnixStream, file: &fs::File, (complete, allowed, asked): MapQuestion) -> io::Result<()> {
-    let found = perf_map::search(file, asked, complete, allowed)?;
+    let found = lines::search(file, asked, complete, allowed)?;
     for (address, (name, start)) in &found.names {
         send(tool, tag::NAME, &(address, name, start), &[])?;
     }

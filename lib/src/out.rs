@@ -19,14 +19,14 @@ use tabled::settings::object::Columns as TableColumns;
 use unicode_width::UnicodeWidthStr as _;
 
 use crate::Error;
-use crate::bpf::TaskRecord;
-use crate::cli::Common;
-use crate::cli::Timestamps;
+use crate::cgroup_paths::Cgroups;
 use crate::escape::escape_into;
 use crate::json;
 use crate::json::JsonRow;
 use crate::metrics::Exporter;
-use crate::names::Cgroups;
+use crate::options::Common;
+use crate::options::Timestamps;
+use crate::record::TaskRecord;
 use crate::row::Column;
 use crate::row::Comm;
 use crate::row::Kind;

@@ -19,7 +19,7 @@ use unicode_width::UnicodeWidthChar as _;
 
 use crate::Error;
 use crate::Out;
-use crate::cli::Common;
+use crate::options::Common;
 use crate::row::Row;
 
 /// How many rows are shown at most, if nothing else is said.

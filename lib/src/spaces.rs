@@ -28,9 +28,7 @@ use crate::door::Refused;
 use crate::door::Root;
 use crate::perf_map;
 use crate::perf_map::PerfMap;
-
-/// Why an address has no name.
-pub(crate) type Why = &'static str;
+use crate::symbol::Why;
 
 const ENDED: Why = "the process had ended before its maps could be read";
 const OUTSIDE: Why = "the process is outside of this pid namespace";
@@ -43,7 +41,6 @@ const DELETED: Why = "the file has been deleted, and opening it takes CAP_CHECKP
 const REPLACED: Why = "another file stands at the path now";
 const NOT_FOUND: Why = "the file was not found";
 const TOO_MANY: Why = "too many files are open already";
-
 /// So many address spaces are kept readable; more are read again when they are needed.
 const SPACES_MAX: usize = 256;
 /// What is not mapped may be by now, but to look costs much.

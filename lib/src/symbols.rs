@@ -23,6 +23,7 @@ use crate::perf_map::PerfMap;
 use crate::spaces;
 use crate::spaces::Place;
 use crate::spaces::Spaces;
+use crate::symbol::Symbol;
 
 /// What it takes to see the symbols of the kernel, and of everybody's processes: a tool keeps these.
 pub fn capabilities(kernel: bool, processes: bool) -> Vec<Capability> {
@@ -30,25 +31,6 @@ pub fn capabilities(kernel: bool, processes: bool) -> Vec<Capability> {
         [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH, Capability::CAP_CHECKPOINT_RESTORE];
     let of_kernel = [Capability::CAP_SYSLOG];
     of_kernel.into_iter().filter(|_| kernel).chain(of_processes.into_iter().filter(|_| processes)).collect()
-}
-
-/// What an address belongs to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Symbol {
-    /// The function, demangled; or why it has no name.
-    pub name: Result<String, String>,
-    /// The kernel module, executable or library.
-    pub module: Option<String>,
-    /// How far the address is from the function's beginning, in bytes; without a name, from the file's.
-    pub offset: u64,
-    /// The functions that the compiler put into that one at this address, each called by the one before it.
-    pub inlined: Vec<String>,
-}
-
-impl Symbol {
-    pub(crate) fn unknown(reason: impl Into<String>) -> Self {
-        Self { name: Err(reason.into()), module: None, offset: 0, inlined: Vec::new() }
-    }
 }
 
 /// Finds symbols; it keeps what it read for the next question.

@@ -28,12 +28,14 @@ use nix::sys::inotify::InitFlags;
 use nix::sys::inotify::Inotify;
 
 use crate::Error;
-use crate::cli::FILTER_MAX;
-use crate::cli::Filter;
-use crate::names;
-use crate::names::Cgroup;
+use crate::cgroups::Cgroup;
+use crate::libbpf::bpf_error;
+use crate::options;
+use crate::options::BlockCgroup;
+use crate::options::FILTER_MAX;
+use crate::options::Filter;
+use crate::pids;
 use crate::say;
-use crate::session::bpf_error;
 
 /// The section of `struct kscope_targets`.
 const SECTION: &str = ".data.targets";
@@ -45,7 +47,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_millis(100);
 /// PIDFD_THREAD of include/uapi/linux/pidfd.h, from 6.9 on.
 const PIDFD_THREAD: libc::c_int = libc::O_EXCL;
-
 /// What this process's tool filters by.
 static GIVEN: Mutex<Given> = Mutex::new(Given { targets: Vec::new(), notes: Vec::new() });
 
@@ -84,7 +85,7 @@ enum Place {
 ///
 /// # Errors
 /// [`Error::Usage`] if one of them can match nothing.
-pub(crate) fn give(filter: &Filter) -> Result<(), Error> {
+fn give(filter: &Filter) -> Result<(), Error> {
     let processes = tasks(List::Processes, &filter.pid)?;
     let threads = tasks(List::Threads, &filter.tid)?;
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,8 +98,43 @@ pub(crate) fn give(filter: &Filter) -> Result<(), Error> {
     Ok(())
 }
 
+impl Filter {
+    /// Filter by these lists, of which [`Session::start`] puts those that may change into the programs' `targets`
+    /// (bpf/targets.bpf.h).
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a list that is too long, or of which nothing is there.
+    ///
+    /// [`Session::start`]: crate::Session::start
+    pub fn give(&self) -> Result<(), Error> {
+        match self.too_long() {
+            None => give(self),
+            Some(name) => Err(options::too_many(name)),
+        }
+    }
+}
+
+impl BlockCgroup {
+    /// Filter by the cgroups in the hierarchy that the block layer uses, which [`Session::start`] puts into the
+    /// programs' `targets` (bpf/targets.bpf.h): so many. None where all I/O is below one, or none is named.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    ///
+    /// [`Session::start`]: crate::Session::start
+    pub fn give(&self) -> Result<u32, Error> {
+        let below_root: Option<Vec<&Cgroup>> = self.named().map(Option::as_ref).collect();
+        let cgroups = below_root.unwrap_or_default();
+        if cgroups.len() > FILTER_MAX {
+            return Err(options::too_many("--cgroup"));
+        }
+        give_cgroups(cgroups.iter().copied().cloned());
+        Ok(cgroups.len() as u32)
+    }
+}
+
 /// Take a list of cgroups.
-pub(crate) fn give_cgroups(cgroups: impl Iterator<Item = Cgroup>) {
+fn give_cgroups(cgroups: impl Iterator<Item = Cgroup>) {
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     given.targets.extend(cgroups.map(|cgroup| Target {
         list: List::Cgroups,
@@ -130,7 +166,7 @@ fn tasks(list: List, ids: &[u32]) -> Result<(Vec<Target>, Vec<String>), Error> {
 /// # Errors
 /// It is no process: a mistake, and none that time has made.
 fn process(id: u32) -> Result<Result<Place, String>, String> {
-    match names::process_of(id) {
+    match pids::process_of(id) {
         Some(process) if process != id => {
             return Err(format!(
                 "{id} is a thread of process {process}: give --pid {process}, or --tid {id}"
@@ -163,7 +199,7 @@ fn thread(id: u32) -> Result<Place, String> {
 
 /// The kernel takes the number to be one of this process's namespace, which is not always that of /proc.
 fn pidfd_open(id: u32, flags: libc::c_int) -> Result<OwnedFd, Errno> {
-    if names::own_pid() != std::process::id() {
+    if pids::own_pid() != std::process::id() {
         return Err(Errno::ENOSYS);
     }
     // SAFETY: no memory is passed; the descriptor that it returns is owned by nobody else, and fits into 32 bits.
@@ -355,6 +391,32 @@ impl Target {
     fn is_gone_for_good(&self) -> bool {
         !self.is_there && !matches!(&self.at, Place::Cgroup(cgroup) if cgroup.returns)
     }
+}
+
+/// Put a [`Filter`] into the `filter` constant of a skeleton's `.rodata` (bpf/filter.bpf.h).
+#[macro_export]
+macro_rules! set_filter {
+    ($rodata:expr, $filter:expr) => {{
+        let (to, from): (_, &$crate::options::Filter) = (&mut $rodata.filter, $filter);
+        from.give()?;
+        to.tgids = from.pid.len() as u32;
+        to.tids = from.tid.len() as u32;
+        to.uid[..from.uid.len()].copy_from_slice(&from.uid);
+        to.uids = from.uid.len() as u32;
+        for (to, name) in to.comm.iter_mut().zip(from.comms()) {
+            [to.low, to.high, to.low_mask, to.high_mask] = name;
+        }
+        to.comms = from.comms().count() as u32;
+        for (i, cgroup) in from.cgroups().enumerate() {
+            to.cgroup_level[i] = cgroup.level;
+            to.cgroup_controller[i] = cgroup.controller().unwrap_or(0);
+        }
+        to.cgroups = from.cgroups().count() as u32;
+        to.own_tgid = $crate::pids::own_pid();
+        to.pidns = $crate::pids::pid_namespace().unwrap_or(0);
+        to.follow = if $crate::command::is_given() { to.own_tgid } else { 0 };
+        to.any = (!from.is_empty()).into();
+    }};
 }
 
 #[cfg(test)]

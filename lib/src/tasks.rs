@@ -9,7 +9,8 @@ use libbpf_rs::OpenObject;
 use crate::Error;
 use crate::Kernel;
 use crate::hooks::Taken;
-use crate::session;
+use crate::libbpf;
+use crate::maps;
 
 /// What is taken for testing, where both would do: `KSCOPE_TASKS=hash`.
 const FORCE: &str = "KSCOPE_TASKS";
@@ -45,10 +46,10 @@ pub fn choose(object: &mut OpenObject, kernel: &Kernel, values: &str, of: Of<'_>
         let name = map.name().to_string_lossy().into_owned();
         if name == storage_map || name == hash_map {
             let wanted = (name == storage_map) == storage;
-            map.set_autocreate(wanted).map_err(session::bpf_error(format!("the map {name}")))?;
+            map.set_autocreate(wanted).map_err(libbpf::bpf_error(format!("the map {name}")))?;
         }
     }
-    if session::set_max_entries(object, &hash_map, entries())? {
+    if maps::set_max_entries(object, &hash_map, entries())? {
         Ok(storage)
     } else {
         Err(Error::Mistake(format!("there is no map {hash_map}")))

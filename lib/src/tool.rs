@@ -12,24 +12,25 @@ use clap::Command;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::Error;
-use crate::bpf::Bpf;
-use crate::bpf::Storage;
-use crate::cli;
-use crate::cli::Shared;
-use crate::command;
-use crate::escape::escape;
-use crate::json;
-use crate::names;
-use crate::row::RowInfo;
-use crate::row::Rows;
-use crate::signals;
-
+mod functions;
 mod opened;
+mod plan;
 mod stacks;
 mod summaries;
 mod tracing;
 
+use crate::Error;
+use crate::bpf::Bpf;
+use crate::bpf::Storage;
+use crate::cgroup_paths;
+use crate::cli;
+use crate::cli::Shared;
+use crate::command;
+use crate::json;
+use crate::row::RowInfo;
+use crate::row::Rows;
+use crate::say;
+use crate::signals;
 pub use opened::Opened;
 pub use opened::Values;
 pub use stacks::Totals;
@@ -233,7 +234,7 @@ fn run<T: Tool>(tool: &Entry, matches: &clap::ArgMatches) -> anyhow::Result<()> 
     if matches.try_get_one::<bool>("print_cgroup").is_ok()
         && ["print_cgroup", "json", "csv"].into_iter().any(is_set)
     {
-        names::show_cgroups();
+        cgroup_paths::show_cgroups();
     }
     if let Ok(Some(words)) = matches.try_get_many::<OsString>(cli::COMMAND) {
         command::give(words.cloned().collect())?;
@@ -263,9 +264,4 @@ pub fn clap_exit(name: &str, error: &clap::Error) -> ExitCode {
     let words: Vec<_> = sentence.split_whitespace().collect();
     say(&format!("{name}: {} (see {name} --help)", words.join(" ")));
     ExitCode::from(2)
-}
-
-/// Say something on stderr: one line, harmless to a terminal, and no panic where stderr is closed.
-pub fn say(text: &str) {
-    _ = writeln!(io::stderr(), "{}", escape(text.as_bytes()));
 }

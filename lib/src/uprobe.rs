@@ -48,19 +48,19 @@ use nix::sys::stat::Mode;
 use procfs::process::Process;
 
 use crate::Error;
+use crate::account;
 use crate::command;
 use crate::door;
 use crate::door::Links;
 use crate::door::Root;
 use crate::elf::Elf;
-use crate::losses;
+use crate::follow::Follow;
+use crate::links;
 use crate::mappings;
 use crate::mappings::FileId;
 use crate::mappings::Mapping;
 use crate::mappings::Mappings;
 use crate::say;
-use crate::session;
-use crate::session::Follow;
 
 /// The sections of programs at entries, and at returns, by links to one probe and to many.
 const ENTRY: [&str; 2] = ["uprobe", "uprobe.multi"];
@@ -430,7 +430,7 @@ impl<'obj> Uprobes<'obj> {
                 None => {
                     let same = |probed: &Probed| is_same(probed.file, mapping.file);
                     if !self.probed.values().any(same) {
-                        losses::count_dropped(LATE);
+                        account::count_dropped(LATE);
                     }
                     return;
                 }
@@ -460,7 +460,7 @@ impl<'obj> Uprobes<'obj> {
                 return;
             }
             // Written over: the probes are at places in what was there before.
-            session::detach(&mut probed.links);
+            links::detach(&mut probed.links);
             self.probed.remove(&found.key);
         }
         if self.without.contains(&(found.key, found.version)) {
@@ -468,7 +468,7 @@ impl<'obj> Uprobes<'obj> {
         }
         if let Some(other) = self.waiting.iter().find(|other| other.key == found.key) {
             if self.is_started && other.mapping.pid != pid {
-                losses::count_dropped(LATE);
+                account::count_dropped(LATE);
             }
             return;
         }
@@ -486,7 +486,7 @@ impl<'obj> Uprobes<'obj> {
     fn probe_waiting(&mut self, until: Option<Instant>) -> Result<(), Error> {
         while let Some(found) = self.waiting.pop_front() {
             match self.probe(&found) {
-                Ok(is_probed) if is_probed && found.is_late => losses::count_dropped(LATE),
+                Ok(is_probed) if is_probed && found.is_late => account::count_dropped(LATE),
                 Ok(_) => (),
                 Err(NotProbed::Refused) if !self.is_started => return Err(Error::Uprobes),
                 Err(NotProbed::Refused) => self.fail(&found.mapping, &Error::Uprobes.to_string()),
@@ -504,7 +504,7 @@ impl<'obj> Uprobes<'obj> {
         let pid = mapping.pid;
         let is_new = !self.retrying.contains(&pid) && !self.failed.contains(&pid);
         if is_new {
-            losses::count_dropped(NEVER);
+            account::count_dropped(NEVER);
         }
         if self.failed.len() < WAITING_MAX {
             self.failed.insert(pid);
@@ -732,7 +732,7 @@ impl<'obj> Uprobes<'obj> {
         }
         if !links.is_empty() {
             // The kernel waits for each; meanwhile the tool goes on.
-            let detach = move || session::detach(&mut links);
+            let detach = move || links::detach(&mut links);
             _ = std::thread::Builder::new().name("detach".into()).spawn(detach);
         }
     }
@@ -923,7 +923,7 @@ impl Follow for Uprobes<'_> {
 
     fn end(&mut self) {
         let mut links: Vec<Link> = self.probed.drain().flat_map(|(_, probed)| probed.links).collect();
-        session::detach(&mut links);
+        links::detach(&mut links);
     }
 }
 

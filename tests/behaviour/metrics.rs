@@ -245,6 +245,7 @@ fn a_full_disk_keeps_the_textfile_and_ends_nothing() {
     let disk = Mounted::tmpfs_of(64 << 10);
     let (file, filler) = (disk.path().join("a.prom"), disk.path().join("filler"));
     let mut tracer = Run::new("runqlat").args(["--textfile", file.to_str().unwrap(), "0.1"]).json();
+    wait_until("the file", || file.exists().then_some(()));
     let fill =
         || fs::OpenOptions::new().append(true).create(true).open(&filler).unwrap().write_all(&[0; 512]);
     wait_until("the failure to be said", || {

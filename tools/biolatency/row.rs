@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use kscope::block;
 use kscope::block::FlagNames;
+use kscope::block;
+use kscope::disks::Disks;
 use kscope::hist::Hist;
 use kscope::hist::IntervalEnd;
 use kscope::hist::Measured;
 use kscope::intervals::Intervals;
 use kscope::metrics::Family;
-use kscope::names::Disks;
 use kscope::prelude::*;
 use kscope::tool::Histograms;
 use kscope::tool::Measures;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use kscope::block::FlagNames;
 use kscope::block::Layout;
 use kscope::block::Needs;
-use kscope::cli;
-use kscope::names::Disk;
-use kscope::names::Disks;
+use kscope::disks::Disk;
+use kscope::disks::Disks;
+use kscope::options;
 use kscope::prelude::*;
 use row::Io;
 
@@ -31,7 +31,7 @@ struct Biosnoop {
     #[arg(short, long, value_name = "DISK", value_parser = Disk::by_name)]
     disk: Option<Disk>,
     /// Print I/O that took the device at least so many milliseconds, or a time with a unit as in 500us, 10ms, 2s
-    #[arg(short, long, value_name = "MIN", value_parser = cli::milliseconds)]
+    #[arg(short, long, value_name = "MIN", value_parser = options::milliseconds)]
     min: Option<Duration>,
     #[command(flatten)]
     uid: UidColumn,

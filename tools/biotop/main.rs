@@ -7,12 +7,12 @@ use clap::ValueEnum;
 use kscope::block::FlagNames;
 use kscope::block::Layout;
 use kscope::block::Needs;
-use kscope::cli::Common;
-use kscope::cli::Filter;
-use kscope::cli::Interval;
-use kscope::cli::Metrics;
-use kscope::names::Disk;
-use kscope::names::Disks;
+use kscope::disks::Disk;
+use kscope::disks::Disks;
+use kscope::options::Common;
+use kscope::options::Filter;
+use kscope::options::Interval;
+use kscope::options::Metrics;
 use kscope::prelude::*;
 use row::Usage;
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use kscope::missing::Exec as MissingOf;
-use kscope::names;
+use kscope::paths;
 
 use super::Event;
 
@@ -50,18 +50,18 @@ pub fn has(args: &[u8], text: &str) -> bool {
 
 /// Where to look for what an exec found missing.
 pub fn missing_of(event: &Event, filename: &[u8], names: &[u8]) -> Option<MissingOf> {
-    let marks = event.dir_marks & ((1 << names::PATH_ALL_SHIFT) - 1);
-    if event.root_mnt_id == 0 || marks & (names::PATH_CUT | names::PATH_UNREACHABLE) != 0 {
+    let marks = event.dir_marks & ((1 << paths::PATH_ALL_SHIFT) - 1);
+    if event.root_mnt_id == 0 || marks & (paths::PATH_CUT | paths::PATH_UNREACHABLE) != 0 {
         return None;
     }
     let (below, above) = names.split_at(usize::from(event.dir_below).min(names.len()));
-    let dir = (marks & names::PATH_DELETED == 0).then(|| names::path(below, 0));
+    let dir = (marks & paths::PATH_DELETED == 0).then(|| paths::path(below, 0));
     let file =
         if filename.starts_with(b"/") { filename.to_vec() } else { [dir.as_deref()?, filename].join(&b'/') };
     Some(MissingOf {
         pids: [event.task.tgid, event.ppid],
         mount: event.root_mnt_id,
-        root: names::path(above, 0),
+        root: paths::path(above, 0),
         file,
         cwd: dir.filter(|_| event.dir_is_cwd != 0),
     })

@@ -3,9 +3,9 @@
 
 use args::Parts;
 use kscope::Capability;
-use kscope::cli::Timestamps;
 use kscope::escape::c_bytes;
 use kscope::missing::Finder;
+use kscope::options::Timestamps;
 use kscope::prelude::*;
 use row::Exec;
 

@@ -2,8 +2,8 @@
 //! The row of execsnoop.
 
 use kscope::escape::escape;
-use kscope::names;
 use kscope::prelude::*;
+use kscope::users;
 
 /// One exec.
 #[derive(Row)]
@@ -59,7 +59,7 @@ pub struct Exec<'a> {
 
 impl Exec<'_> {
     fn uids(&self) -> Value<'_> {
-        Value::String(names::uids(self.uid.0, self.euid.0))
+        Value::String(users::uids(self.uid.0, self.euid.0))
     }
 
     /// The arguments as one text, with a mark where there are more.

@@ -3,6 +3,7 @@
 
 use kscope::names;
 use kscope::prelude::*;
+use kscope::users;
 
 kscope::bpf!("exitsnoop");
 use bpf::types::exitsnoop_event as Event;
@@ -78,7 +79,7 @@ struct Exit {
 
 impl Exit {
     fn uids(&self) -> Value<'_> {
-        Value::String(names::uids(self.uid.0, self.euid.0))
+        Value::String(users::uids(self.uid.0, self.euid.0))
     }
 
     fn status(&self) -> Value<'_> {

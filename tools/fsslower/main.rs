@@ -4,8 +4,8 @@
 use std::fs;
 use std::time::Duration;
 
-use kscope::cli;
 use kscope::hooks::Taken;
+use kscope::options;
 use kscope::prelude::*;
 use kscope::time;
 use row::Slow;
@@ -25,7 +25,7 @@ kscope::tool!(Fsslower);
 #[command(mut_arg("duration", |a| a.short('d')))]
 struct Fsslower {
     /// Print what took at least so many milliseconds; 0 prints all
-    #[arg(short = 'm', long = "min", value_name = "MS", value_parser = cli::milliseconds, default_value = "10")]
+    #[arg(short = 'm', long = "min", value_name = "MS", value_parser = options::milliseconds, default_value = "10")]
     min: Duration,
     /// Trace file systems of this type only, as /proc/filesystems names it: ext4, xfs, btrfs, nfs ...
     #[arg(short = 't', long = "type", value_name = "TYPE", value_parser = fs_type)]

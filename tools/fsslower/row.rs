@@ -2,10 +2,10 @@
 //! The row of fsslower.
 
 use kscope::escape::c_bytes;
-use kscope::names;
+use kscope::paths;
 use kscope::prelude::*;
-use kscope::syscalls;
 use kscope::syscalls::Abi;
+use kscope::syscalls;
 
 use super::Event;
 
@@ -157,8 +157,8 @@ fn path_of(event: &Event, tail: &[u8]) -> Option<Vec<u8>> {
         return Some(given.to_vec());
     }
     // Of a file, that it is deleted has a key of its own.
-    let own = if given.is_empty() { names::PATH_DELETED } else { 0 };
-    let mut path = names::path(names, event.path_marks & !own);
+    let own = if given.is_empty() { paths::PATH_DELETED } else { 0 };
+    let mut path = paths::path(names, event.path_marks & !own);
     if !given.is_empty() {
         if !path.ends_with(b"/") {
             path.push(b'/');

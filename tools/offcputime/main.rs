@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use kscope::cli;
-use kscope::cli::Common;
-use kscope::cli::Filter;
+use kscope::options::Common;
+use kscope::options::Filter;
+use kscope::options;
 use kscope::prelude::*;
 use kscope::stack::Meaning;
 use kscope::stack::Stack;
@@ -42,7 +42,7 @@ struct Offcputime {
     #[arg(long, value_name = "STATE", value_parser = clap::value_parser!(i64).range(0..=0xffff))]
     state: Option<i64>,
     /// Trace for so long, in seconds; without it, until Ctrl-C
-    #[arg(value_name = "DURATION", value_parser = cli::duration, conflicts_with = "duration")]
+    #[arg(value_name = "DURATION", value_parser = options::duration, conflicts_with = "duration")]
     time: Option<Duration>,
     #[command(flatten)]
     stacks: StackOutput,

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The row of opensnoop.
 
-use kscope::names;
-use kscope::open_flags;
 use kscope::open_flags::Flags;
 use kscope::open_flags::Mode;
+use kscope::open_flags;
+use kscope::paths;
 use kscope::prelude::*;
+use kscope::users;
 
 use super::bpf::types::opensnoop_event as Event;
 use super::bpf::types::opensnoop_kind as EventKind;
@@ -113,7 +114,7 @@ impl<'a> Open<'a> {
     }
 
     fn uids(&self) -> Value<'_> {
-        Value::String(names::uids(self.uid.0, self.fsuid.0))
+        Value::String(users::uids(self.uid.0, self.fsuid.0))
     }
 
     fn path_shown(&self) -> Value<'_> {
@@ -143,25 +144,25 @@ impl FullPath {
             return None;
         }
         let (below, above) = names.split_at(usize::from(event.dir_below).min(names.len()));
-        let all_marks = event.dir_marks >> names::PATH_ALL_SHIFT;
-        let marks = event.dir_marks & ((1 << names::PATH_ALL_SHIFT) - 1);
-        let is_reached = marks & (names::PATH_CUT | names::PATH_UNREACHABLE) == 0;
+        let all_marks = event.dir_marks >> paths::PATH_ALL_SHIFT;
+        let marks = event.dir_marks & ((1 << paths::PATH_ALL_SHIFT) - 1);
+        let is_reached = marks & (paths::PATH_CUT | paths::PATH_UNREACHABLE) == 0;
         let (mut full, root) = if event.in_root != 0 {
-            (b"/".to_vec(), Some(names::path(names, all_marks)))
+            (b"/".to_vec(), Some(paths::path(names, all_marks)))
         } else if is_reached && below.is_empty() {
-            (b"/".to_vec(), Some(names::path(above, all_marks)))
+            (b"/".to_vec(), Some(paths::path(above, all_marks)))
         } else {
-            let root = names::path(above, all_marks & !names::PATH_DELETED);
-            (names::path(below, marks), is_reached.then_some(root))
+            let root = paths::path(above, all_marks & !paths::PATH_DELETED);
+            (paths::path(below, marks), is_reached.then_some(root))
         };
         if full.last() != Some(&b'/') {
             full.push(b'/');
         }
         full.extend(path.strip_prefix(b"/").unwrap_or(path));
         let mark = [
-            (names::PATH_DELETED, "deleted"),
-            (names::PATH_UNREACHABLE, "unreachable"),
-            (names::PATH_CUT, "cut"),
+            (paths::PATH_DELETED, "deleted"),
+            (paths::PATH_UNREACHABLE, "unreachable"),
+            (paths::PATH_CUT, "cut"),
         ]
         .into_iter()
         .find_map(|(bit, name)| (marks & bit != 0).then_some(name));

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use kscope::cli;
-use kscope::cli::Common;
-use kscope::cli::Filter;
-use kscope::perf;
+use kscope::options::Common;
+use kscope::options::Filter;
+use kscope::options;
 use kscope::perf::CpuList;
 use kscope::perf::Sampler;
+use kscope::perf;
 use kscope::prelude::*;
 use kscope::stack::Meaning;
 use kscope::stack::Stack;
@@ -32,7 +32,7 @@ struct Profile {
     #[arg(short = 'I', long)]
     include_idle: bool,
     /// Sample for so long, in seconds; without it, until Ctrl-C
-    #[arg(value_name = "DURATION", value_parser = cli::duration, conflicts_with = "duration")]
+    #[arg(value_name = "DURATION", value_parser = options::duration, conflicts_with = "duration")]
     time: Option<Duration>,
     #[command(flatten)]
     stacks: StackOutput,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! runqlat: summarise how long tasks wait for a CPU.
 
-use kscope::cli::HistArgs;
 use kscope::escape::c_bytes;
 use kscope::escape::escape;
 use kscope::hist::Hist;
+use kscope::hist::HistArgs;
 use kscope::hist::IntervalEnd;
 use kscope::hist::Measured;
 use kscope::intervals::Intervals;

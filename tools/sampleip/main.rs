@@ -3,15 +3,15 @@
 
 use std::time::Duration;
 
-use kscope::cli;
-use kscope::cli::Common;
-use kscope::cli::Filter;
-use kscope::cli::Metrics;
 use kscope::command;
 use kscope::intervals::Tables;
-use kscope::perf;
+use kscope::options::Common;
+use kscope::options::Filter;
+use kscope::options::Metrics;
+use kscope::options;
 use kscope::perf::CpuList;
 use kscope::perf::Sampler;
+use kscope::perf;
 use kscope::prelude::*;
 use kscope::symbols;
 use names::Exported;
@@ -52,7 +52,7 @@ struct Sampleip {
     entries: u32,
     /// How long to sample: seconds, or with a unit as in 500ms, 10s [default: 5; with
     /// --metrics-listen until Ctrl-C, with a command until it ends]
-    #[arg(value_name = "DURATION", value_parser = cli::duration, conflicts_with = "duration")]
+    #[arg(value_name = "DURATION", value_parser = options::duration, conflicts_with = "duration")]
     time: Option<Duration>,
     #[command(flatten)]
     metrics: Metrics,
@@ -105,7 +105,7 @@ impl Tool for Sampleip {
             let totals = [totals.idle, totals.user, totals.kernel];
             out.export(|to| exported.export(to, &mut namer, &entries, totals));
             let samples = |(key, entry): &(Key, Entry)| (names::address_of(key), Samples::of(entry));
-            tables.add(out, entries.iter().map(samples), |samples| samples.count);
+            out.unkept(tables.add(entries.iter().map(samples), |samples| samples.count));
             if out.is_due() {
                 sampled = Some((tables.take().1, totals, sampler.expected()?));
             }

@@ -5,15 +5,15 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use counts::Counts;
-use kscope::cli;
 use kscope::hist::IntervalEnd;
 use kscope::intervals::Intervals;
 use kscope::names;
+use kscope::options;
 use kscope::out;
 use kscope::prelude::*;
-use kscope::syscalls;
 use kscope::syscalls::Names;
 use kscope::syscalls::Request;
+use kscope::syscalls;
 use row::Counted;
 
 mod counts;
@@ -55,7 +55,7 @@ struct Syscount {
     #[arg(short, long)]
     list: bool,
     /// Print a summary each so many seconds, as the positional argument does
-    #[arg(short = 'i', long = "interval", value_name = "SECONDS", value_parser = cli::duration, conflicts_with = "interval")]
+    #[arg(short = 'i', long = "interval", value_name = "SECONDS", value_parser = options::duration, conflicts_with = "interval")]
     every: Option<Duration>,
     /// With -P: how many processes can be counted
     #[arg(long, value_name = "COUNT", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]

@@ -2,12 +2,12 @@
 //! tcpconnect: print each TCP connect with its result.
 
 use counts::Sums;
-use kscope::cli::Interval;
-use kscope::cli::Metrics;
 use kscope::hooks::Way;
-use kscope::net;
 use kscope::net::Ports;
 use kscope::net::SocketColumns;
+use kscope::net;
+use kscope::options::Interval;
+use kscope::options::Metrics;
 use kscope::pinned::PinnedMaps;
 use kscope::prelude::*;
 use row::Connect;

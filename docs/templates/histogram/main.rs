@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! toolname: summarise how long processes live.
 
-use kscope::cli::HistArgs;
 use kscope::hist::Hist;
+use kscope::hist::HistArgs;
 use kscope::hist::IntervalEnd;
 use kscope::hist::Measured;
 use kscope::intervals::Intervals;

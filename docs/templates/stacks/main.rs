@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! toolname: count the stacks with which threads come to their end.
 
-use kscope::cli::Common;
-use kscope::cli::Filter;
+use kscope::options::Common;
+use kscope::options::Filter;
 use kscope::prelude::*;
 use kscope::stack::Meaning;
 use kscope::stack::Stack;

@@ -12,9 +12,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use prometheus_client::registry::Unit;
 
-use super::Amount;
-use super::Key;
-use super::Scale;
+use super::series::Amount;
+use super::series::Key;
+use super::series::Scale;
 
 /// A family, ready to be written.
 #[derive(Clone, Debug)]

@@ -6,6 +6,7 @@ use libbpf_rs::Object;
 use libbpf_rs::skel::OpenSkel as _;
 use libbpf_rs::skel::Skel as _;
 
+use super::plan::Plan;
 use super::tracing::Tracing;
 use crate::Capability;
 use crate::Error;
@@ -13,22 +14,20 @@ use crate::Hooks;
 use crate::Kernel;
 use crate::bpf::Bpf;
 use crate::bpf::Constants;
-use crate::bpf::Map;
 use crate::bpf::Storage;
-use crate::cli::Common;
-use crate::cli::Interval;
 use crate::cli::Shared;
 use crate::hooks::Hook;
 use crate::hooks::Taken;
+use crate::iterator;
+use crate::loading;
+use crate::maps::Map;
 use crate::maps::Turns;
-use crate::metrics::Exporter;
 use crate::namer::Namer;
+use crate::options::Interval;
 use crate::pinned;
 use crate::row::Column;
 use crate::row::RowInfo;
-use crate::session;
 use crate::session::Session;
-use crate::stack;
 use crate::stack::EventStacks;
 use crate::stack::Files;
 use crate::stack::StackOutput;
@@ -41,21 +40,6 @@ pub enum Values {
     Running,
     /// Of any task, in the hooks that are taken.
     Any,
-}
-
-/// What a run of a tool goes by, beside its object.
-pub(crate) struct Plan {
-    pub name: &'static str,
-    pub common: Common,
-    pub interval: Interval,
-    pub is_filtered: bool,
-    pub exporter: Option<Exporter>,
-    pub stacks: Option<StackOutput>,
-    pub event_stacks: Option<EventStacks>,
-    pub namer: Namer,
-    pub columns: Vec<Column>,
-    pub widened: Vec<(&'static [&'static str], usize)>,
-    pub csv: bool,
 }
 
 /// A tool's object, open.
@@ -87,7 +71,7 @@ impl<'o, B: Bpf> Opened<'o, B> {
             None => Namer::none(),
         };
         let exporter = shared.metrics.map(|metrics| metrics.open(name)).transpose()?.flatten();
-        let mut open = session::open(B::Builder::default(), storage, common)?;
+        let mut open = loading::open(B::Builder::default(), storage, common)?;
         let kernel = Kernel::new()?;
         let rodata =
             B::rodata(&mut open).ok_or_else(|| Error::Mistake("the programs have no constants".into()))?;
@@ -276,7 +260,7 @@ impl<'o, B: Bpf> Opened<'o, B> {
         let Loaded { loaded, taken, keep, mut plan, flush } = self.load(taken)?;
         let mut iterator = None;
         let attach = |object: &Object| {
-            iterator = flush.map(|Hook(name)| session::Iterator::new(object, name)).transpose()?;
+            iterator = flush.map(|Hook(name)| iterator::Iterator::new(object, name)).transpose()?;
             attach(object)
         };
         let files =
@@ -302,7 +286,7 @@ impl<'o, B: Bpf> Opened<'o, B> {
         taken.notes.append(&mut self.notes);
         // The kernel's types are no longer needed.
         drop(self.kernel);
-        let loaded = session::load(self.open)?;
+        let loaded = loading::load(self.open)?;
         if let Some(pinned) = &self.pinned {
             pinned.put_into(loaded.object())?;
         }
@@ -317,17 +301,4 @@ pub(super) struct Loaded<'o, B: Bpf> {
     pub keep: Vec<Capability>,
     pub plan: Plan,
     flush: Option<Hook>,
-}
-
-impl Plan {
-    /// What names the frames of stacks, once.
-    pub fn take_namer(&mut self) -> Namer {
-        std::mem::replace(&mut self.namer, Namer::none())
-    }
-
-    /// The options of stacks, if there is any to take.
-    pub fn wanted_stacks(&self) -> Option<&StackOutput> {
-        let is_wanted = self.event_stacks.as_ref().is_none_or(stack::EventStacks::any);
-        self.stacks.as_ref().filter(|_| is_wanted)
-    }
 }

@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use plain::Plain;
 
-use super::Done;
-use super::Tracing;
+use super::tracing::Done;
+use super::tracing::Tracing;
 use super::tracing::on_event;
 use crate::Error;
 use crate::Out;
 use crate::bpf::Bpf;
-use crate::bpf::Map;
+use crate::follow::Ending;
+use crate::maps::Map;
 use crate::perf::Sampler;
 use crate::perf::Summary;
 use crate::row::Row;
-use crate::session::Ending;
 use crate::stack;
 use crate::stack::EventFrames;
 use crate::stack::HasStacks;

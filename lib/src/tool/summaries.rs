@@ -7,19 +7,19 @@ use libbpf_rs::Object;
 use libbpf_rs::skel::Skel as _;
 use plain::Plain;
 
-use super::Done;
-use super::Tracing;
+use super::tracing::Done;
+use super::tracing::Tracing;
 use crate::Error;
 use crate::Out;
 use crate::Screen;
 use crate::bpf::Bpf;
-use crate::bpf::Map;
 use crate::hist::Hist;
 use crate::hist::IntervalEnd;
 use crate::hist::Measured;
 use crate::hist::Unit;
 use crate::intervals::Growing;
 use crate::intervals::Tables;
+use crate::maps::Map;
 use crate::maps::Turns;
 use crate::metrics::Exporter;
 use crate::metrics::Family;
@@ -151,7 +151,7 @@ impl<B: Bpf> Tracing<'_, B> {
                     to.add_histogram(&H::METRIC, &labels, hist, unit);
                 }
             });
-            tables.add(out, new, |(hist, _)| hist.count());
+            out.unkept(tables.add(new, |(hist, _)| hist.count()));
             if !out.is_due() {
                 return Ok(());
             }
@@ -220,7 +220,7 @@ impl<B: Bpf> Tracing<'_, B> {
         self.intervals(|from, out| {
             let new = take(from)?;
             out.export(|to| export(to, &new));
-            tables.add(out, new, &events);
+            out.unkept(tables.add(new, &events));
             if !out.is_due() {
                 return Ok(());
             }

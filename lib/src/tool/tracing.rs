@@ -3,34 +3,31 @@
 
 use std::time::Duration;
 
-use libbpf_rs::Link;
 use libbpf_rs::MapHandle;
 use libbpf_rs::skel::Skel as _;
 use plain::Plain;
 
-use super::opened::Loaded;
-use super::opened::Opened;
-use super::opened::Plan;
+use super::plan::Plan;
 use crate::Error;
-use crate::Hooks;
 use crate::Out;
 use crate::bpf::Bpf;
-use crate::bpf::Map;
-use crate::cli::Filter;
-use crate::names::Cgroups;
+use crate::cgroup_paths::Cgroups;
+use crate::follow::Ending;
+use crate::iterator::Iterator;
+use crate::maps::Map;
 use crate::row::Row;
-use crate::session::Ending;
-use crate::session::Follow;
-use crate::session::Iterator;
 use crate::session::Session;
 use crate::stack::Files;
-use crate::uprobe;
-use crate::uprobe::Place;
-use crate::uprobe::Uprobes;
 
 /// What a tool's run ends with: only the drivers make one.
 #[must_use]
 pub struct Done(());
+
+impl Done {
+    pub(super) fn new() -> Self {
+        Self(())
+    }
+}
 
 /// A tool at work.
 pub struct Tracing<'o, B: Bpf> {
@@ -141,12 +138,12 @@ impl<'o, B: Bpf> Tracing<'o, B> {
     /// [`Error::Lost`] with `--strict`, [`Error::Incomplete`], or that of the output.
     pub fn finish(self) -> anyhow::Result<Done> {
         self.session.finish()?;
-        Ok(Done(()))
+        Ok(Done::new())
     }
 }
 
 /// What an output knows before the first row.
-fn prepare(out: &mut Out, plan: &Plan, object: &libbpf_rs::Object) -> Result<(), Error> {
+pub(super) fn prepare(out: &mut Out, plan: &Plan, object: &libbpf_rs::Object) -> Result<(), Error> {
     plan.columns.iter().for_each(|column| out.show(*column));
     plan.widened.iter().for_each(|(titles, width)| out.widen(titles, *width));
     if plan.csv {
@@ -171,34 +168,4 @@ fn event<E: Plain>(bytes: &[u8]) -> Result<(&E, &[u8]), Error> {
     let short = || Error::Record(bytes.len());
     let (fixed, tail) = bytes.split_at_checked(size_of::<E>()).ok_or_else(short)?;
     Ok((plain::from_bytes(fixed).map_err(|_| short())?, tail))
-}
-
-impl<B: Bpf> Opened<'_, B> {
-    /// Probe functions wherever processes have them, and hand each event to `each`, which prints rows of the type `R`, until
-    /// the end.
-    ///
-    /// # Errors
-    /// [`Error::NoHook`], those of `each`, of the kernel, or of the output.
-    pub fn stream_of_functions<R: Row, E: Plain>(
-        mut self,
-        hooks: Hooks,
-        functions: &'static [uprobe::Function],
-        place: Place,
-        filter: &Filter,
-        each: impl FnMut(&E, &[u8], &mut Out) -> anyhow::Result<()>,
-    ) -> anyhow::Result<Done> {
-        let taken = self.choose(hooks)?;
-        let Loaded { loaded, mut taken, mut keep, plan, .. } = self.load(taken)?;
-        let object = loaded.object();
-        let mut probes = Uprobes::new(plan.name, object, functions, place, &filter.pid)?;
-        taken.notes.extend(probes.notes());
-        keep.extend(probes.capabilities());
-        let attach = |_: &_| probes.attach().map(|()| Vec::<Link>::new());
-        let mut session = Session::start_with(plan.name, &plan.common, object, &taken, &keep, attach)?;
-        prepare(session.out(), &plan, object)?;
-        session.out().header::<R>()?;
-        session.stream(&mut probes as &mut dyn Follow, &Map("events").of(object)?, on_event(each))?;
-        session.finish()?;
-        Ok(Done(()))
-    }
 }

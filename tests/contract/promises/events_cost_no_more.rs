@@ -78,7 +78,8 @@ fn events() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().to_str().unwrap();
     Workload::start(["open-loop", "--dir", path, "--count", EVENTS]).finish();
-    Workload::start(["exec-loop", "--count", EVENTS, "--args", "4"]).finish();
+    // By a path that is as long everywhere.
+    Workload::start(["exec-loop", "--count", EVENTS, "--args", "4", "--path", "/proc/self/exe"]).finish();
     Workload::start(["tcp-loop", "--count", EVENTS]).finish();
     let device = Loop::new(1 << 20);
     let path_of_disk = device.disk().device();

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `exec-loop`: executes this program many times, at full speed or at a `--rate`: `noop seq-<n> arg-0 arg-1 ...`, n from 0.
+//! `exec-loop`: executes this program many times, at full speed or at a `--rate`: `noop seq-<n> arg-0 arg-1 ...`, n from 0;
+//! by its own path, or by `--path`.
 
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
@@ -19,9 +21,11 @@ pub fn run(mut args: Args) -> Result<()> {
     let count: usize = args.required("--count")?;
     let pace = Pace::of(&mut args)?;
     let more: usize = args.optional("--args")?.unwrap_or(0);
+    let named: Option<PathBuf> = args.optional("--path")?;
     args.finish()?;
 
-    let path = memory::text(std::env::current_exe()?.as_os_str().as_bytes())?;
+    let path = named.map_or_else(std::env::current_exe, Ok)?;
+    let path = memory::text(path.as_os_str().as_bytes())?;
     let mut argv = vec![path, memory::text(b"noop")?, 0];
     for n in 0..more {
         argv.push(memory::text(format!("arg-{n}").as_bytes())?);

@@ -12,8 +12,8 @@ use flate2::write::GzEncoder;
 use prost::Message;
 
 use crate::Error;
-use crate::stack::Meaning;
-use crate::stack::Stack;
+use crate::stack::frames::Meaning;
+use crate::stack::frames::Stack;
 use crate::time::Wall;
 
 #[derive(Clone, PartialEq, Message)]
