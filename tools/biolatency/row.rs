@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use kscope::block::FlagNames;
 use kscope::block;
+use kscope::block::FlagNames;
 use kscope::disks::Disks;
 use kscope::hist::Hist;
 use kscope::hist::IntervalEnd;

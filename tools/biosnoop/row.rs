@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The row of biosnoop.
 
+use kscope::block;
 use kscope::block::Flags;
 use kscope::block::Layer;
-use kscope::block;
 use kscope::prelude::*;
 
 use super::Event;

@@ -3,8 +3,8 @@
 
 use kscope::Hooks;
 use kscope::hooks::Hook;
-use kscope::syscalls::Abi;
 use kscope::syscalls;
+use kscope::syscalls::Abi;
 use kscope::tool::Alias;
 
 use super::bpf::hooks;

@@ -4,8 +4,8 @@
 use kscope::escape::c_bytes;
 use kscope::paths;
 use kscope::prelude::*;
-use kscope::syscalls::Abi;
 use kscope::syscalls;
+use kscope::syscalls::Abi;
 
 use super::Event;
 

@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use kscope::prelude::*;
-use kscope::uprobe::Place;
 use kscope::uprobe;
+use kscope::uprobe::Place;
 use row::Lookup;
 
 mod row;

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use kscope::options;
 use kscope::options::Common;
 use kscope::options::Filter;
-use kscope::options;
 use kscope::prelude::*;
 use kscope::stack::Meaning;
 use kscope::stack::Stack;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The row of opensnoop.
 
+use kscope::open_flags;
 use kscope::open_flags::Flags;
 use kscope::open_flags::Mode;
-use kscope::open_flags;
 use kscope::paths;
 use kscope::prelude::*;
 use kscope::users;

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
+use kscope::options;
 use kscope::options::Common;
 use kscope::options::Filter;
-use kscope::options;
+use kscope::perf;
 use kscope::perf::CpuList;
 use kscope::perf::Sampler;
-use kscope::perf;
 use kscope::prelude::*;
 use kscope::stack::Meaning;
 use kscope::stack::Stack;

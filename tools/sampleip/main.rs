@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use kscope::command;
 use kscope::intervals::Tables;
+use kscope::options;
 use kscope::options::Common;
 use kscope::options::Filter;
 use kscope::options::Metrics;
-use kscope::options;
+use kscope::perf;
 use kscope::perf::CpuList;
 use kscope::perf::Sampler;
-use kscope::perf;
 use kscope::prelude::*;
 use kscope::symbols;
 use names::Exported;

@@ -11,9 +11,9 @@ use kscope::names;
 use kscope::options;
 use kscope::out;
 use kscope::prelude::*;
+use kscope::syscalls;
 use kscope::syscalls::Names;
 use kscope::syscalls::Request;
-use kscope::syscalls;
 use row::Counted;
 
 mod counts;

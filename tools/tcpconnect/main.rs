@@ -3,9 +3,9 @@
 
 use counts::Sums;
 use kscope::hooks::Way;
+use kscope::net;
 use kscope::net::Ports;
 use kscope::net::SocketColumns;
-use kscope::net;
 use kscope::options::Interval;
 use kscope::options::Metrics;
 use kscope::pinned::PinnedMaps;

@@ -7,9 +7,9 @@ use std::num::NonZero;
 use kscope::metrics::Exporter;
 use kscope::metrics::Family;
 use kscope::metrics::Label;
+use kscope::net;
 use kscope::net::Ends;
 use kscope::net::Place;
-use kscope::net;
 use kscope::prelude::*;
 
 use super::Event;

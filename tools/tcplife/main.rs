@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! tcplife: print each TCP connection when it ends.
 
+use kscope::net;
 use kscope::net::Ports;
 use kscope::net::SocketColumns;
-use kscope::net;
 use kscope::prelude::*;
 use row::Connection;
 
