@@ -6,10 +6,14 @@ import lzma
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+import debian
+from debian import Missing
 
 # What the tests need of the kernel's modules; a kernel may have it built in.
 REQUIRED = ["null_blk", "scsi_debug", "sd_mod", "loop", "zram", "dm-delay"]
@@ -21,10 +25,6 @@ PARAMETERS = {
     "scsi_debug": "dev_size_mb=64 ndelay=5000000 lbpu=1",
     "zram": "num_devices=1",
 }
-
-
-class Missing(Exception):
-    """A kernel that can't be had: the sentence says why."""
 
 
 @dataclass
@@ -47,70 +47,17 @@ def suites(name):
     return ["trixie-backports", "sid"]
 
 
-class Apt:
-    """An apt state of its own, from the mirrors that this host uses, for suites that it does not."""
+class Kernels(debian.Apt):
+    """Packages of kernels."""
 
     def __init__(self, root, names):
-        self.root = root
-        wanted = sorted({suite for name in names for suite in suites(name)})
-        for folder in ("state/lists/partial", "cache/archives/partial", "empty"):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-        (root / "state/status").touch()
-        (root / "sources.list").write_text("".join(self._sources(wanted)))
-        # With -c, as only a file that is read after the host's own can drop the host's hooks.
-        (root / "apt.conf").write_text(f"""\
-#clear APT::Update::Pre-Invoke;
-#clear APT::Update::Post-Invoke;
-#clear APT::Update::Post-Invoke-Success;
-#clear APT::Architectures;
-APT::Architecture "amd64";
-APT::Architectures {{ "amd64"; }};
-APT::Sandbox::User "root";
-APT::Update::Error-Mode "any";
-Acquire::Languages "none";
-Acquire::Retries "3";
-Dir::State "{root}/state";
-Dir::State::lists "{root}/state/lists";
-Dir::State::status "{root}/state/status";
-Dir::Cache "{root}/cache";
-Dir::Etc::sourcelist "{root}/sources.list";
-Dir::Etc::sourceparts "{root}/empty";
-Dir::Etc::preferences "/dev/null";
-Dir::Etc::preferencesparts "{root}/empty";
-""")
-        self._run(f"the package lists of {', '.join(wanted)} could not be fetched", "apt-get", "-qq", "update")
+        super().__init__(root, {suite for name in names for suite in suites(name)})
         self.packages = self._packages()
-
-    @staticmethod
-    def _sources(wanted):
-        """The configured sources, with other suites."""
-        format_ = "$(ORIGIN)|$(COMPONENT)|$(CODENAME)|$(REPO_URI)"
-        targets = subprocess.run(
-            ["apt-get", "indextargets", "--format", format_, "Created-By: Packages"],
-            stdout=subprocess.PIPE, text=True, check=True,
-        ).stdout
-        mirrors = {}
-        for line in targets.splitlines():
-            origin, component, codename, uri = line.split("|")
-            if (origin, component) == ("Debian", "main"):
-                mirrors.setdefault(codename.endswith("-security"), uri)
-        for suite in wanted:
-            mirror = mirrors.get(suite.endswith("-security"))
-            if mirror is None:
-                raise Missing(f"no source of {suite} can be derived from those of this host (run apt-get update)")
-            yield f"deb [target=Packages signed-by={KEYRING}] {mirror} {suite} main\n"
-
-    def _run(self, failure, tool, *args, cwd=None):
-        command = [tool, "-c", self.root / "apt.conf", *args]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
-        if done.returncode != 0:
-            raise Missing(f"{failure}: {' '.join(done.stderr.split())}")
-        return done.stdout
 
     def _packages(self):
         """Every (package, version)."""
         found, name = [], None
-        for line in self._run("apt-cache failed", "apt-cache", "dumpavail").splitlines():
+        for line in self.run("apt-cache failed", "apt-cache", "dumpavail").splitlines():
             if line.startswith("Package: linux-"):
                 name = line[9:]
             elif line.startswith("Version: ") and name:
@@ -145,7 +92,7 @@ Dir::Etc::preferencesparts "{root}/empty";
         """Download and unpack into a folder."""
         debs = folder / "debs"
         debs.mkdir(parents=True)
-        self._run(
+        self.run(
             f"{' and '.join(packages)} {version} could not be downloaded",
             "apt-get", "-qq", "download", *[f"{package}={version}" for package in packages], cwd=debs,
         )

@@ -4,7 +4,7 @@
 from cases import Case
 
 CASE = Case(
-    ["/usr/sbin/biolatency"],
+    ["biolatency"],
     ["io", "--path", "{disk}", "--mode", "read", "--count", "20000", "--bs", "4096"], 20_000, event="block I/O",
     kernel_target=0.25,
 )

@@ -4,7 +4,7 @@
 from cases import Case
 
 CASE = Case(
-    ["/usr/sbin/execsnoop"], ["exec-loop", "--count", "3000", "--args", "4"], 3_000,
+    ["execsnoop"], ["exec-loop", "--count", "3000", "--args", "4"], 3_000,
     event="exec", mark="seq-",
     paced=["exec-loop", "--count", "{count}", "--rate", "{rate}", "--args", "4"], rates=[250, 500, 1000, 2000],
 )

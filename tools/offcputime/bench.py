@@ -4,7 +4,7 @@
 from cases import Case
 
 CASE = Case(
-    ["/usr/sbin/offcputime"], ["switch-loop", "--count", "200000", "--cpu", "1"], 200_000,
+    ["offcputime"], ["switch-loop", "--count", "200000", "--cpu", "1"], 200_000,
     event="switch from thread to thread",
     floor=(
         "two stacks alone, by bpftrace",

@@ -4,7 +4,7 @@
 from cases import Case
 
 CASE = Case(
-    ["/usr/sbin/opensnoop"], ["open-loop", "--dir", "{dir}", "--count", "200000"], 200_000,
+    ["opensnoop"], ["open-loop", "--dir", "{dir}", "--count", "200000"], 200_000,
     event="open", mark="{dir}/", kernel_target=0.25,
     why="A bystander's system calls all come to kscope's program, which returns at once; the peer's hooks are of the "
     "system calls that open, but have the kernel look at each call too.",

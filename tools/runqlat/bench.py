@@ -4,7 +4,7 @@
 from cases import SAME_WAY, Case
 
 CASE = Case(
-    ["/usr/sbin/runqlat"], ["switch-loop", "--count", "200000", "--cpu", "1"], 200_000,
+    ["runqlat"], ["switch-loop", "--count", "200000", "--cpu", "1"], 200_000,
     event="switch from thread to thread",
     floor=(
         "programs at wake-ups and switches that pass nobody, as kscope's runqlat with -p of no process has",

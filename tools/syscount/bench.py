@@ -4,7 +4,7 @@
 from cases import SAME_WAY, Case
 
 CASE = Case(
-    ["/usr/sbin/syscount"], ["call-loop", "--count", "2000000"], 2_000_000, event="system call",
+    ["syscount"], ["call-loop", "--count", "2000000"], 2_000_000, event="system call",
     floor=(
         "a program there that looks at the number of the call and returns, as kscope's opensnoop has",
         ["{kscope}", "opensnoop"],

@@ -4,7 +4,7 @@
 from cases import Case
 
 CASE = Case(
-    ["/usr/sbin/tcplife"], ["tcp-loop", "--count", "5000"], 10_000,
+    ["tcplife"], ["tcp-loop", "--count", "5000"], 10_000,
     event="end of a connection", mark="workload", lines=2,
     paced=["tcp-loop", "--count", "{count}", "--rate", "{rate}"], rates=[2000, 4000, 8000, 16_000, 32_000],
     in_interrupts="sock/inet_sock_set_state",
