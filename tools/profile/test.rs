@@ -279,8 +279,11 @@ fn memory_without_a_file_changes_no_names_and_takes_no_room() {
     // Each of so many changes would take room for a stack, if it were taken for a change of names.
     let options = ["--stack-storage-size", "600"];
     let Some((profile, _)) = plugins("unmap", "1000", &options) else { unreachable!() };
-    let counts = ["alpha_burn", "bravo_burn"].map(|name| profile.count(|stack| stack.has(name)));
-    let (all, known) = (profile.count(|_| true), counts[0] + counts[1]);
+    // The kernel's own work, as it maps so often, takes long in QEMU.
+    let in_user_space = |stack: &Stack| stack.kernel.is_empty();
+    let counts = ["alpha_burn", "bravo_burn"]
+        .map(|name| profile.count(|stack| in_user_space(stack) && stack.has(name)));
+    let (all, known) = (profile.count(in_user_space), counts[0] + counts[1]);
     assert!(known > 100 && known >= all * 9 / 10, "{counts:?} of {all}: {:?}", profile.stacks);
     // QEMU's processors stand still now and then, and their timers with them: samples are missing then.
     if !scale::is_slow() {

@@ -3,6 +3,7 @@
 //! the CPU.
 
 use std::arch::asm;
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,11 @@ pub fn run(mut args: Args) -> Result<()> {
             let thread =
                 thread::Builder::new().name(format!("sleeper-{n}")).spawn(move || sleep_all(&times))?;
             let slept = thread.join().map_err(|_| anyhow!("a thread panicked"))??;
-            // From before it began until after it has ended.
+            // From before it began until after it has ended, which it has not yet when it can be joined.
+            let task = format!("/proc/self/task/{}", slept.tid);
+            while fs::exists(&task)? {
+                thread::yield_now();
+            }
             let around = start.elapsed();
             emit(&json!({
                 "tid": slept.tid,
