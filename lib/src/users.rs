@@ -25,7 +25,7 @@ fn lookup_user(name: &str) -> Option<u32> {
 /// A static binary has no name service: it knows the users in /etc/passwd.
 #[cfg(target_feature = "crt-static")]
 fn lookup_user(name: &str) -> Option<u32> {
-    let users = fs::read_to_string("/etc/passwd").ok()?;
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
     users.lines().find_map(|line| {
         let mut fields = line.split(':');
         (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
