@@ -20,7 +20,7 @@ static __always_inline bool css_in_cgroup(struct cgroup_subsys_state *css, __u64
 	return false;
 }
 
-/* By what a hierarchy is known: CONTROLLERS of lib/src/names.rs has the same order. */
+/* By what a hierarchy is known: CONTROLLERS of lib/src/cgroups.rs has the same order. */
 enum kscope_controller {
 	CGROUP_VERSION_2,
 	CGROUP_MEMORY,

@@ -8,8 +8,8 @@
 #include <bpf/bpf_tracing.h>
 #include <bpf/bpf_core_read.h>
 
-/* libbpf relocates by a part of the kernel's types (lib/src/loading.rs), in which these would find
- * no match, or other ids. */
+/* libbpf relocates by a part of the kernel's types (lib/src/kernel_types.rs), in which these would
+ * find no match, or other ids. */
 #undef bpf_core_type_matches
 #undef bpf_core_type_id_kernel
 #pragma GCC poison bpf_core_type_matches bpf_core_type_id_kernel
@@ -62,8 +62,9 @@ static __always_inline long read_user_str(__u8 *to, __u32 size, const void *from
 	})
 
 /*
- * Calls of the kernel's functions of these names, of which user space (lib/src/loading.rs) makes
- * such, or nothing. Declared by their names, libbpf would read all of the kernel's types for them.
+ * Calls of the kernel's functions of these names, of which user space (lib/src/kernel_types.rs)
+ * makes such, or nothing. Declared by their names, libbpf would read all of the kernel's types for
+ * them.
  */
 enum kscope_call {
 	BPF_PREEMPT_DISABLE = 0x6b730001,

@@ -6,6 +6,7 @@ mod command_line;
 mod filters;
 mod metrics;
 mod output;
+mod pages;
 mod runbooks;
 
 // One module a tool: tests/build.rs made it of tools/.

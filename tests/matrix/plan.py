@@ -18,7 +18,7 @@ BEHAVIOUR = "behaviour"
 CONTRACT = "contract"
 # Modules with tests that take more than a kernel: a distribution's programs, or what was recorded on one kernel; or
 # less.
-HOST_ONLY = {"command_line", "metrics", "runbooks"}
+HOST_ONLY = {"command_line", "metrics", "pages", "runbooks"}
 # Shared tests of the command line, of what is printed and of how a tool ends: no kernel decides them.
 SHARED_HOST_ONLY = {
     "flags_of_libbpf_tools_are_accepted", "help_and_version_are_printed", "nonsense_is_refused",
