@@ -29,6 +29,7 @@ use crate::btf;
 use crate::kernel;
 use crate::kernel::Kernel;
 use crate::libbpf::bpf_error;
+use crate::uprobe;
 
 /// What libbpf looks into to relocate this tool's programs.
 static LENT: OnceLock<File> = OnceLock::new();
@@ -109,9 +110,12 @@ pub(crate) fn prepare(object: &mut OpenObject, kernel: &Kernel) -> Result<(), Er
         .map_err(|e| Error::NoBtf(e.to_string()))?
         .ok_or_else(|| Error::NoBtf("the BPF object has none".into()))?;
     lend(kernel, &own)?;
-    let calls = calls(kernel, &own);
+    let [preempted, others] =
+        [true, kernel.preempts_programs()].map(|preempts| calls(kernel, &own, preempts));
     for mut program in object.progs_mut() {
-        resolve(&mut program, &calls)?;
+        // Those of uprobes may be preempted on all kernels: where they were, single calls were missed (6.18, 7.3).
+        let calls = if uprobe::is_section(program.section()) { &preempted } else { &others };
+        resolve(&mut program, calls)?;
         if !program.autoload() {
             continue;
         }
@@ -138,9 +142,8 @@ fn lend(kernel: &Kernel, own: &Btf<'_>) -> Result<(), Error> {
 }
 
 /// The instruction for each number of `enum kscope_call` (bpf/kscope.bpf.h): a call of the kernel's function where the
-/// kernel preempts programs and has the function, and nothing elsewhere.
-fn calls(kernel: &Kernel, own: &Btf<'_>) -> BTreeMap<i32, sys::bpf_insn> {
-    let preempts = kernel.preempts_programs();
+/// kernel preempts the programs and has the function, and nothing elsewhere.
+fn calls(kernel: &Kernel, own: &Btf<'_>, preempts: bool) -> BTreeMap<i32, sys::bpf_insn> {
     let calls = kernel::enumerators(own, "kscope_call").unwrap_or_default();
     let instruction = |(name, number): (String, i64)| {
         let id = if preempts { kernel.function_id(&name.to_lowercase()) } else { None };

@@ -143,7 +143,7 @@ static __always_inline int on_entry(struct pt_regs *ctx, enum gethostlatency_cal
 	__u64 depth;
 	long len;
 
-	/* Where these programs preempted each other, single calls were missed (Linux 7.3). */
+	/* Where these programs preempted each other, single calls were missed (6.18, 7.3). */
 	NO_PREEMPT();
 	if (!filter_current())
 		return 0;
