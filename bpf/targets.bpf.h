@@ -5,7 +5,7 @@
 
 #include "kscope.bpf.h"
 
-/* Of each list; FILTER_MAX of lib/src/cli.rs. */
+/* Of each list; FILTER_MAX of lib/src/options.rs. */
 #define KSCOPE_FILTER_MAX 32
 
 /* No constants: user space (lib/src/targets.rs) fills them in, and changes them. */

@@ -21,7 +21,7 @@ pub struct Iterator {
 
 impl Iterator {
     /// Of the loaded program of this name, while that is still allowed: in the `attach` of
-    /// [`Session::start_with`].
+    /// [`Session::start`].
     ///
     /// # Errors
     /// The kernel's.

@@ -59,25 +59,12 @@ pub struct Session {
 }
 
 impl Session {
-    /// Attach the loaded programs, keep `keep` of the capabilities, and print the header.
+    /// Attach the loaded programs, with `attach` those that libbpf can't attach by their section's name; keep `keep` of
+    /// the capabilities, and print the header.
     ///
     /// # Errors
-    /// The kernel's, or that of the output: also that there is no room for the header.
+    /// The kernel's, those of `attach`, or that of the output: also that there is no room for the header.
     pub fn start(
-        tool: &'static str,
-        common: &Common,
-        object: &Object,
-        taken: &Taken,
-        keep: &[Capability],
-    ) -> Result<Self, Error> {
-        Self::start_with(tool, common, object, taken, keep, |_| Ok(Vec::new()))
-    }
-
-    /// [`Session::start`], with `attach` for programs that libbpf can't attach by their section's name.
-    ///
-    /// # Errors
-    /// Those of [`Session::start`] and of `attach`.
-    pub fn start_with(
         tool: &'static str,
         common: &Common,
         object: &Object,

@@ -105,7 +105,7 @@ impl Filter {
     /// # Errors
     /// [`Error::Usage`] for a list that is too long, or of which nothing is there.
     ///
-    /// [`Session::start`]: crate::Session::start
+    /// [`Session::start`]: crate::session::Session::start
     pub fn give(&self) -> Result<(), Error> {
         match self.too_long() {
             None => give(self),
@@ -121,7 +121,7 @@ impl BlockCgroup {
     /// # Errors
     /// [`Error::Usage`].
     ///
-    /// [`Session::start`]: crate::Session::start
+    /// [`Session::start`]: crate::session::Session::start
     pub fn give(&self) -> Result<u32, Error> {
         let below_root: Option<Vec<&Cgroup>> = self.named().map(Option::as_ref).collect();
         let cgroups = below_root.unwrap_or_default();

@@ -73,7 +73,7 @@ impl Follow for Ends<'_> {
 }
 
 impl Stacks {
-    /// Start the thread: after [`crate::Session::start`], as each thread has capabilities of its own.
+    /// Start the thread: after [`crate::session::Session::start`], as each thread has capabilities of its own.
     ///
     /// # Errors
     /// The kernel's, or [`Error::Usage`] of the options.

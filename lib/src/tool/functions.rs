@@ -42,7 +42,7 @@ impl<B: Bpf> Opened<'_, B> {
         taken.notes.extend(probes.notes());
         keep.extend(probes.capabilities());
         let attach = |_: &_| probes.attach().map(|()| Vec::<Link>::new());
-        let mut session = Session::start_with(plan.name, &plan.common, object, &taken, &keep, attach)?;
+        let mut session = Session::start(plan.name, &plan.common, object, &taken, &keep, attach)?;
         tracing::prepare(session.out(), &plan, object)?;
         session.out().header::<R>()?;
         session.stream(

@@ -265,8 +265,7 @@ impl<'o, B: Bpf> Opened<'o, B> {
         };
         let files =
             plan.stacks.as_ref().map_or(Ok(Files::default()), |stacks| stacks.create_files(&plan.common))?;
-        let mut session =
-            Session::start_with(plan.name, &plan.common, loaded.object(), &taken, &keep, attach)?;
+        let mut session = Session::start(plan.name, &plan.common, loaded.object(), &taken, &keep, attach)?;
         session.export(plan.exporter.take())?;
         Tracing::new(session, loaded, plan, files, iterator)
     }
